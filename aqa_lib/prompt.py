@@ -1,0 +1,103 @@
+"""Word the question for the model, and read the answer out of its reply.
+
+Third step of the flow: `audio -> dataset -> prompt -> model -> ... -> reward -> ... -> evaluation`: rewards and
+scores read replies through this one module. The wording is the report's (arXiv 2503.11197), character for
+character, but for prompt 1, whose exact words were never published. The reading is not the report's: it takes the
+first tag it finds and compares letter by letter, so that a reply may hedge and `Dog` is not `dog`. Here more than
+one answer is no answer, and case and outer punctuation are forgiven; `reward.faithful_accuracy` keeps its way.
+"""
+
+import unicodedata
+
+from aqa_lib.dataset import Question
+
+STEM = "{question} Please choose the answer from the following options: {choices}."
+SUFFIXES = {
+    1: "",
+    2: " Output the final answer in <answer> </answer>.",
+    3: " Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
+}
+OPEN, CLOSE = "<answer>", "</answer>"
+OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: "C#" is not "C", "-5" is not "5"
+
+
+def text(question: Question, style: int) -> str:
+    """Word a question as the report's prompt 1 (plain, for SFT), 2 (answer in tags) or 3 (think, then answer).
+
+    The choices stand as the Python repr of their list, as in the report's code. Prompt 1's exact words were never
+    published: the stem alone is the likely form. Raises ValueError for another style.
+
+    >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)
+    "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
+    """
+    if style not in SUFFIXES:
+        raise ValueError(
+            f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think first)"
+        )
+    return STEM.format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]
+
+
+def messages(question: Question, style: int) -> list[dict]:
+    """Give a question's one user turn, the clip and then the text, for `processor.apply_chat_template`."""
+    content = [{"type": "audio"}, {"type": "text", "text": text(question, style)}]
+    return [{"role": "user", "content": content}]
+
+
+def target(question: Question) -> str:
+    """Give the reply that earns every reward of prompt 2; what SFT trains on.
+
+    >>> target(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"))
+    '<answer>a dog</answer>'
+    """
+    return f"{OPEN}{question.answer}{CLOSE}"
+
+
+def extract_answer(reply: str) -> str | None:
+    """Read the answer from a reply: the content of its only answer tag, or all of it where there is no tag.
+
+    Stripped of outer white space. None where nothing, or more than one thing, is answered: an empty reply or tag,
+    an unclosed tag, two tags. Linear in the reply's length.
+
+    >>> extract_answer("I think <answer> a dog </answer>"), extract_answer(" a dog ")
+    ('a dog', 'a dog')
+    >>> print(extract_answer("<answer>a dog</answer><answer>a cat</answer>"))
+    None
+    """
+    opened, closed = reply.count(OPEN), reply.count(CLOSE)
+    if opened == closed == 0:
+        return reply.strip() or None
+    start, end = reply.find(OPEN) + len(OPEN), reply.find(CLOSE)
+    if opened != 1 or closed != 1 or end < start:
+        return None
+    return reply[start:end].strip() or None
+
+
+def normalise(answer: str) -> str:
+    """Fold what does not change an answer: case, white space, outer punctuation, quotes, composed accents.
+
+    >>> normalise("  “A  Dog.” "), normalise("C#"), normalise("don’t")
+    ('a dog', 'c#', "don't")
+    """
+    if (
+        len(answer) <= 1000
+    ):  # beyond, NFC can be made to take minutes: it sorts runs of accents in quadratic time
+        answer = unicodedata.normalize("NFC", answer)
+    folded = answer.casefold().replace("’", "'").replace("‘", "'")
+    return " ".join(folded.split()).strip(OUTER)
+
+
+def matches(reply_answer: str | None, answer: str, choices: tuple[str, ...] | list[str] = ()) -> bool:
+    """Tell whether an extracted answer is the right choice: equal once both are normalised.
+
+    Where normalising would make the answer and another choice the same, or leave nothing of it, the comparison is
+    exact. An answer that could not be read (None) or is withheld ("") never matches.
+
+    >>> matches("Dog.", "dog"), matches("Dog", "dog", ["dog", "Dog"]), matches("hot dog", "dog")
+    (True, False, False)
+    """
+    if not reply_answer or not answer:
+        return False
+    wanted = normalise(answer)
+    if not wanted or len({c.strip() for c in choices if normalise(c) == wanted}) > 1:
+        return reply_answer.strip() == answer.strip()
+    return normalise(reply_answer) == wanted
