@@ -1,10 +1,11 @@
 """Word the question for the model, and read the answer out of its reply.
 
-Third step of the flow: `audio -> dataset -> prompt -> model -> ... -> reward -> ... -> evaluation`: rewards and
-scores read replies through this one module. The wording is the report's (arXiv 2503.11197), character for
-character, but for prompt 1, whose exact words were never published. The reading is not the report's: it takes the
-first tag it finds and compares letter by letter, so that a reply may hedge and `Dog` is not `dog`. Here more than
-one answer is no answer, and case and outer punctuation are forgiven; `reward.faithful_accuracy` keeps its way.
+Third step of the flow: `audio -> dataset -> prompt -> model -> ... -> reward -> ... -> evaluation`:
+rewards and scores read replies through this one module. The wording is the report's (arXiv 2503.11197),
+character for character, but for prompt 1, whose exact words were never published. The reading is not the
+report's: it takes the first tag it finds and compares letter by letter, so that a reply may hedge and
+`Dog` is not `dog`. Here more than one answer is no answer, and case and outer punctuation are forgiven;
+`reward.faithful_accuracy` keeps its way.
 """
 
 import unicodedata
@@ -22,18 +23,16 @@ OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: 
 
 
 def text(question: Question, style: int) -> str:
-    """Word a question as the report's prompt 1 (plain, for SFT), 2 (answer in tags) or 3 (think, then answer).
+    """Word a question as the report's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
 
-    The choices stand as the Python repr of their list, as in the report's code. Prompt 1's exact words were never
-    published: the stem alone is the likely form. Raises ValueError for another style.
+    The choices stand as the Python repr of their list, as in the report's code. Prompt 1's exact words
+    were never published: the stem alone is the likely form. Raises ValueError for another style.
 
     >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)
     "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
     """
     if style not in SUFFIXES:
-        raise ValueError(
-            f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think first)"
-        )
+        raise ValueError(f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think)")
     return STEM.format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]
 
 
@@ -55,8 +54,8 @@ def target(question: Question) -> str:
 def extract_answer(reply: str) -> str | None:
     """Read the answer from a reply: the content of its only answer tag, or all of it where there is no tag.
 
-    Stripped of outer white space. None where nothing, or more than one thing, is answered: an empty reply or tag,
-    an unclosed tag, two tags. Linear in the reply's length.
+    Stripped of outer white space. None where nothing, or more than one thing, is answered: an empty
+    reply or tag, an unclosed tag, two tags. Linear in the reply's length.
 
     >>> extract_answer("I think <answer> a dog </answer>"), extract_answer(" a dog ")
     ('a dog', 'a dog')
@@ -89,8 +88,8 @@ def normalise(answer: str) -> str:
 def matches(reply_answer: str | None, answer: str, choices: tuple[str, ...] | list[str] = ()) -> bool:
     """Tell whether an extracted answer is the right choice: equal once both are normalised.
 
-    Where normalising would make the answer and another choice the same, or leave nothing of it, the comparison is
-    exact. An answer that could not be read (None) or is withheld ("") never matches.
+    Where normalising would make the answer and another choice the same, or leave nothing of it, the
+    comparison is exact. An answer that could not be read (None) or is withheld ("") never matches.
 
     >>> matches("Dog.", "dog"), matches("Dog", "dog", ["dog", "Dog"]), matches("hot dog", "dog")
     (True, False, False)
