@@ -116,6 +116,8 @@ def read_hub(
     data, source = name_or_dataset, "the data set"
     if isinstance(data, str):
         data, source = datasets.load_dataset(data, split=split), f"{data} ({split})"
+    if not isinstance(data, datasets.Dataset):
+        raise DataError(f"{source} is a {type(data).__name__}: give one split of it, a datasets.Dataset")
     columns = _mapping(columns, data.column_names, source)
     media = {name for name, feature in data.features.items() if hasattr(feature, "decode")}
     data = data.remove_columns(sorted(media - {columns["audio"]}))
@@ -140,9 +142,9 @@ def split(questions: Sequence[Question], fraction: float, seed: int) -> tuple[li
         clips[_clip_key(question)].append(question.id)
     if fraction and len(clips) < 2:
         raise ValueError(f"{len(clips)} clip cannot be divided: give questions on two or more clips")
-    held, count = set(), 0
+    held, count, wanted = set(), 0, max(1, round(fraction * len(questions))) if fraction else 0
     for key in sorted(clips, key=lambda key: (_digest(f"{seed} {min(clips[key])}".encode()), key)):
-        if count >= fraction * len(questions) or len(held) == len(clips) - 1:
+        if count >= wanted or len(held) == len(clips) - 1:
             break
         held.add(key)
         count += len(clips[key])
@@ -164,13 +166,11 @@ def _digest(data: bytes) -> str:
 
 
 def _rows(path) -> list[tuple[str, object]]:
-    """Read (place, row) from a JSON list or JSON lines; an unreadable line gives its ValueError as the row."""
+    """Read (place, row) from JSON or JSON lines; an unreadable line gives its ValueError as the row."""
     try:
         data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): give a JSON or JSON lines file"
-        ) from error
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if data.lstrip().startswith(b"["):
         rows = _parse(data)
         if isinstance(rows, ValueError):
@@ -250,9 +250,13 @@ def _question(row, columns, answers, number, root, check_audio) -> Question:
     if task is not None and not isinstance(task, str):
         raise ValueError(f"{columns['task']} is {show(task)}: give a text")
     choices = given["choices"]
-    if not isinstance(choices, list) or len(set(map(str, choices))) < 2:
-        raise ValueError(f"{columns['choices']} is {show(choices)}: give a list of two or more texts")
-    choices = tuple(_text(choice, f"a text of {columns['choices']}") for choice in choices)
+    if not isinstance(choices, list):
+        raise ValueError(f"{columns['choices']} is {show(choices)}: give a list of texts")
+    choices = tuple(_text(choice, f"one of {columns['choices']}") for choice in choices)
+    if len(set(choices)) < 2:
+        raise ValueError(
+            f"{columns['choices']} {show(list(choices))} leave nothing to choose: give two or more"
+        )
     meta = {key: value for key, value in row.items() if key not in columns.values()}
     start, end = meta.get("start"), meta.get("end")
     for value in (start, end):
