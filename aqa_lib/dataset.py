@@ -44,9 +44,9 @@ class DataError(ValueError):
 class Question:
     """One multiple-choice question on one clip.
 
-    `audio` is a resolved path, a sound file's bytes, or None. `answer` is the right choice's text, ""
-    where it is withheld. `meta` keeps the row's other fields as they were, among them `start` and `end`,
-    the part of the clip that is meant, in seconds.
+    `audio` is a resolved path, a sound file's bytes, or None. `answer` is the right choice's text, "" where
+    it is withheld. `meta` keeps the row's other fields as they were, and the audio path as it was written;
+    its `start` and `end`, where given, are the part of the clip that is meant, in seconds.
     """
 
     id: str
@@ -257,7 +257,8 @@ def _question(row, columns, answers, number, root, check_audio) -> Question:
         raise ValueError(
             f"{columns['choices']} {show(list(choices))} leave nothing to choose: give two or more"
         )
-    meta = {key: value for key, value in row.items() if key not in columns.values()}
+    kept = columns["audio"] if isinstance(given["audio"], str) else None
+    meta = {key: value for key, value in row.items() if key == kept or key not in columns.values()}
     start, end = meta.get("start"), meta.get("end")
     for value in (start, end):
         if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):

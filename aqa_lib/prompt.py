@@ -77,9 +77,7 @@ def normalise(answer: str) -> str:
     >>> normalise("  “A  Dog.” "), normalise("C#"), normalise("don’t")
     ('a dog', 'c#', "don't")
     """
-    if (
-        len(answer) <= 1000
-    ):  # beyond, NFC can be made to take minutes: it sorts runs of accents in quadratic time
+    if len(answer) <= 1000:  # NFC sorts runs of accents in quadratic time: minutes for a crafted megabyte
         answer = unicodedata.normalize("NFC", answer)
     folded = answer.casefold().replace("’", "'").replace("‘", "'")
     return " ".join(folded.split()).strip(OUTER)

@@ -2,8 +2,7 @@
 
 Follows the rollout in the flow: `... -> rollout -> reward -> loss -> ...`. Every reward has TRL's signature,
 `f(prompts, completions, **columns) -> list[float]`, so `trl.rewards` and any function of the user's plug
-in through `get`. A completion is a text, or TRL's conversational `[{"role": "assistant", "content":
-text}]`.
+in through `get`. A completion is a text, or TRL's conversational `[{"role": ..., "content": text}]`.
 
 The plain names are strict, and differ from the report's: case, outer punctuation and white space are
 forgiven, and more than one answer is no answer. The `faithful_` names score as the report's code does,
@@ -44,8 +43,7 @@ def format(prompts, completions, **columns) -> list[float]:
 
 
 def think_format(prompts, completions, **columns) -> list[float]:
-    """Give 1 for one thought and then one answer, each in its tags and not empty, with nothing around,
-    else 0.
+    """Give 1 for one thought and then one answer, neither empty and nothing around their tags, else 0.
 
     >>> think_format(None, ["<think>It barks.</think> <answer>dog</answer>", "<answer>dog</answer>"])
     [1.0, 0.0]
@@ -68,7 +66,8 @@ def faithful_accuracy(prompts, completions, answer, math_verify=False, **columns
     Source: r1-aqa's `accuracy_reward`, whose `re.search(r"<answer>(.*?)</answer>", text)` is done here
     in linear time.
 
-    >>> faithful_accuracy(None, ["<answer>Dog</answer>", "<answer>dog</answer><answer>cat</answer>"], ["dog"] * 2)
+    >>> replies = ["<answer>Dog</answer>", "<answer>dog</answer><answer>cat</answer>"]
+    >>> faithful_accuracy(None, replies, ["dog", "dog"])
     [0.0, 1.0]
     """
     equal = _math_verify() if math_verify else lambda text, solution: False
@@ -90,9 +89,8 @@ def faithful_format(prompts, completions, **columns) -> list[float]:
 def faithful_think_format(prompts, completions, **columns) -> list[float]:
     """Give 1 where a completion starts with <think>, ends with </answer>, and turns from one to the other.
 
-    Source: r1-aqa's `re.fullmatch(r"<think>.*?</think>\\s*<answer>.*?</answer>", text, re.DOTALL)`,
-    which takes quadratic time on `</think><answer>` repeated; looking for the middle between fixed ends
-    is the same, and linear.
+    Source: `re.fullmatch(r"<think>.*?</think>\\s*<answer>.*?</answer>", text, re.DOTALL)`, which takes
+    quadratic time on `</think><answer>` repeated; its middle, sought between the fixed ends, is linear.
     """
     scores = []
     for text in map(_text, completions):
@@ -108,8 +106,7 @@ REWARDS = (accuracy, format, think_format, faithful_accuracy, faithful_format, f
 def get(name: str) -> Callable[..., list[float]]:
     """Find a reward by name: one of this module's, or any "package.module:function".
 
-    `trl.rewards` functions read conversational completions only. Raises ValueError for a name that is
-    not found.
+    Those of `trl.rewards` read conversational completions only. Raises ValueError for a name not found.
 
     >>> get("accuracy") is accuracy
     True
@@ -141,10 +138,9 @@ def _is_answer(text: str) -> bool:
 
 
 def _first_answer(text: str) -> str:
-    """Do what re.search(r"<answer>(.*?)</answer>", text) does, in linear time; without a match give the text."""
-    for line in text.split("\n"):
-        _, _, rest = line.partition(OPEN)
-        inside, closed, _ = rest.partition(CLOSE)
+    """Give what re.search(r"<answer>(.*?)</answer>", text) finds, in linear time, else the text; stripped."""
+    for match in re.finditer(r"<answer>(.*)", text):  # one match a line: `.` is no line end
+        inside, closed, _ = match[1].partition(CLOSE)
         if closed:
             return inside.strip()
     return text.strip()
