@@ -4,7 +4,7 @@
 #   PYTHON=python3.12          another interpreter to make .venv with
 #   ARGS="-k audio -x"         passed on to the command that the target runs
 #   PIP_FLAGS="..."            passed on to every pip install (a mirror, a proxy)
-#   TORCH="torch==2.13.0 ..."  which torch, with pip options of its own (an index for another CUDA version)
+#   TORCH="torch ..."          another torch, with pip options of its own (an index for another CUDA version)
 
 PYTHON ?= python3
 # `=`, not `?=`: a variable of this name in somebody's shell must not slip in.

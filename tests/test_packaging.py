@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -187,3 +188,8 @@ def test_no_tracked_file_names_a_machine_or_a_package_index():
         if paths.search(content) or hosts.search(content) or (here and here in content):
             found.append(str(path.relative_to(ROOT)))
     assert not found, f"a machine's path or a package index is named in {found}"
+
+
+def test_no_test_can_reach_the_network():
+    with pytest.raises(OSError, match="must not touch the network"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)  # an address kept for documentation
