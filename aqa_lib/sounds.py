@@ -1,8 +1,8 @@
 """Synthesise sounds, music and voices together with the facts they were built from.
 
-The ears' side of `synth.py`: `clip` draws one clip of 2.0 to 2.5 s. Everything comes from the generator it is
-given, with numpy alone. Every clip has its own source parameters, loudness, noise, echo and start, so there is
-nothing to memorise. The voices are vowels with formants, not words: nobody was recorded for them.
+The ears' side of `synth.py`: `clip` draws one clip of 2.0 to 2.5 s. Everything comes from the generator it
+is given, with numpy alone. Every clip has its own source parameters, loudness, noise, echo and start, so that
+there is nothing to memorise. The voices are vowels with formants, not words: nobody was recorded for them.
 """
 
 from functools import lru_cache

@@ -1,9 +1,10 @@
 """Ask questions about a small synthetic world, and write them as AVQA's and MMAU's files.
 
-Where the report takes AVQA's clips from the web, the tiny scale makes its own: `sounds.clip` builds a clip and
-the facts in it, `ask` turns one fact into a multiple-choice question, and `write` stores training and validation
-questions as AVQA's JSON lines and a test set as MMAU's JSON list, so that the readers of `dataset.py` see the
-same forms as at full scale. The same seed makes the same bytes, and no two splits share a seed.
+Where the report takes AVQA's clips from the web, the tiny scale makes its own: `sounds.clip` builds a clip
+and the facts in it, `ask` turns one fact into a multiple-choice question, and `write` stores training and
+validation questions as AVQA's JSON lines and a test set as MMAU's JSON list, so that the readers of
+`dataset.py` see the same forms as at full scale. The same seed makes the same bytes, and no two splits share
+a seed.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ TASKS = ("sound", "music", "speech")
 
 @dataclass(frozen=True)
 class Fact:
-    """What can be asked about a clip: its answers, its difficulty (0 or 1), its place in MMAU, its wordings."""
+    """What can be asked about a clip: its answers, its difficulty (0, 1), its place in MMAU, its wordings."""
 
     task: str
     values: tuple[str, ...]
@@ -156,12 +157,12 @@ def example(split: str, index: int, seed: int = 0, it: str = "audio") -> tuple[n
 def write(
     folder: str | Path, train: int = 1500, validation: int = 150, test: int = 300, seed: int = 0
 ) -> Path:
-    """Write `train.jsonl`, `val.jsonl` (AVQA's lines, FLAC) and `test.json` (MMAU's list, WAV), with their clips.
+    """Write `train.jsonl`, `val.jsonl` (AVQA's lines, FLAC) and `test.json` (MMAU's list, WAV), and the clips.
 
     Does nothing where the folder holds the same data already, made with the same arguments by the same code.
     Builds beside the folder and renames at the end, so that no half-written set is ever read. Raises
-    FileExistsError rather than replace files it did not write. Returns the folder. The default takes about 10 s
-    and 90 MB.
+    FileExistsError rather than replace files it did not write. Returns the folder. The default takes about
+    10 s and 90 MB.
     """
     folder = Path(folder)
     sources = Path(__file__).read_bytes() + Path(sounds.__file__).read_bytes()
