@@ -1,0 +1,310 @@
+"""Keep predictions in files that survive a kill, say how they were made, and can be read by anybody.
+
+`evaluation.predict -> [predictions] -> evaluation.score`. One JSON line a question, flushed as it comes, and
+beside it `<file>.meta.json` with the settings, the data's sha256, the versions and the commit. The report's
+code writes one JSON list at the very end, under a key that MMAU's own scorer does not read; ours can be
+written in the official form too.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import prompt
+
+GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
+KEPT = (
+    "audio_id",
+    "dataset",
+    "split",
+    *GROUPS[1:],
+)  # MMAU's further keys, carried from question to prediction
+OUTPUTS = ("model_output", "model_prediction")  # the official key first, then the one that r1-aqa writes
+CONTROLS = {  # their names, and what `evaluation.predict` is asked for
+    "silent": {"audio": "silent"},
+    "shuffled": {"shuffle_choices": 0},
+    "text-only": {"audio": "none"},
+}
+PACKAGES = ("torch", "transformers", "peft", "numpy", "librosa", "soundfile")
+
+
+class PredictionsError(ValueError):
+    """A file of predictions that cannot be used; its one sentence names the file, the fault and the
+    remedy."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A file of predictions, read. meta: the record beside it, {} where there is none. rows: see `read`."""
+
+    name: str
+    rows: list[dict]
+    meta: dict = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict:
+        return self.meta.get("settings", {})
+
+    @property
+    def labels(self) -> dict:
+        return self.meta.get("labels", {})
+
+
+def meta_path(path: str | Path) -> Path:
+    """Name the record beside a file of predictions."""
+    return Path(f"{path}.meta.json")
+
+
+def group(row: Mapping, key: str) -> str:
+    """Name the group of a row; MMAU writes some categories as a list.
+
+    >>> group({"category": ["Reasoning"]}, "category")
+    'Reasoning'
+    """
+    value = row.get(key) or ""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def read_meta(path: str | Path) -> dict:
+    """Read the record beside a file of predictions; {} where there is none."""
+    beside = meta_path(path)
+    if not beside.exists():
+        return {}
+    try:
+        meta = json.loads(beside.read_text(encoding="utf-8"))
+        meta["settings"], meta["labels"]  # noqa: B018  (is it ours?)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PredictionsError(
+            f"{beside}: no record of ours; delete it, and what it stands beside is read alone."
+        ) from error
+    return meta
+
+
+def control_path(path: str | Path, name: str) -> Path:
+    """Name the file of a control ("silent", "shuffled", "text-only") beside a file of predictions.
+
+    >>> control_path("runs/p.jsonl", "silent").name
+    'p.silent.jsonl'
+    """
+    path = Path(path)
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
+
+
+@cache  # what counts is the state of the code when it was loaded
+def environment() -> dict:
+    """Record what ran: package versions, Python, and the commit of this package (`dirty`: with local
+    changes)."""
+    versions = {}
+    for package in ("aqa_lib", *PACKAGES):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    here = Path(__file__)
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", here.parent, *words], capture_output=True, text=True, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    ours = git("ls-files", here.name)  # empty where the package lies inside somebody else's repository
+    commit = git("rev-parse", "HEAD") if ours else None
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
+    return {"python": platform.python_version(), **versions, "commit": commit, "dirty": dirty}
+
+
+def now() -> str:
+    """Tell the time as an ISO date in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
+    """Open a file of predictions for `append`, or start it: return the rows that are there, by their index.
+
+    A last line that a kill cut short is taken off. meta: the record of this run; ids: of the questions, in
+    order. Raises PredictionsError if the file was made with other settings, or is no file of ours.
+    """
+    path, beside = Path(path), meta_path(path)
+    whole = path.read_bytes() if path.exists() else b""
+    if whole and not beside.exists():
+        raise PredictionsError(
+            f"{path}: stands without {beside.name}, so it cannot be resumed; give another name."
+        )
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if not kept:  # nothing to lose, whatever its record says
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        write_whole(beside, json.dumps(meta | {"opened": 1}, indent=1))
+        return {}
+    there, settings = read_meta(path), json.loads(json.dumps(meta["settings"]))
+    then = there["settings"]
+    other = [f"{key} {then.get(key)!r}, now {new!r}" for key, new in settings.items() if then.get(key) != new]
+    if other:
+        raise PredictionsError(
+            f"{path}: was made with other settings ({'; '.join(other)}); "
+            f"give another name, or delete it and {beside.name}."
+        )
+    if "finished" not in there:
+        write_whole(beside, json.dumps(there | {"opened": there["opened"] + 1}, indent=1))
+    if len(kept) < len(whole):
+        os.truncate(path, len(kept))
+    rows = {}
+    for number, line in enumerate(kept.decode("utf-8").split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            index = row["index"]
+            known = ids[index] == row["id"] and index >= 0 and index not in rows
+        except (ValueError, KeyError, TypeError, IndexError):
+            known = False
+        if not known:
+            raise PredictionsError(
+                f"{path} line {number}: no row of this run; give another name, or delete the file."
+            )
+        rows[index] = row
+    return rows
+
+
+def append(file, row: dict) -> None:
+    """Write one row and flush it, so that a kill later cannot take it."""
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a file in one step: a kill leaves the old one or the new one, never half."""
+    half = Path(f"{path}.part")
+    half.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(half, path)
+
+
+def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
+    """Put a complete file into its questions' order, and note in its record when it was done and what it
+    took."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    meta = read_meta(path)
+    if "finished" not in meta:
+        resumed = (
+            {"resumed": True} if meta.pop("opened") > 1 else {}
+        )  # its seconds are those of the last part
+        meta |= {"finished": now(), "seconds": round(seconds, 2)} | resumed
+        write_whole(meta_path(path), json.dumps(meta, indent=1))
+
+
+def read(path: str | Path) -> Predictions:
+    """Read finished predictions, ours or anybody's in the official form: a JSON list or JSON lines.
+
+    Every row needs `choices` (texts), and has `answer` (text; none where it is withheld) and `model_output`
+    or `model_prediction` (none where it is missing). Rows come out with `id, task, question, choices, answer`
+    ("" where withheld), `model_output` (None where missing), `prediction` (the answer read from it, "" where
+    none can be) and `official` (what MMAU's rule is given: our extracted answer; in others' files the output
+    as it stands). Raises PredictionsError with the first bad row and the number of others.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise PredictionsError(f"{path}: cannot be read ({reason}); check the path.") from error
+    meta = read_meta(path)
+    rows, bad = [], []
+    for place, raw in _entries(path, text):
+        try:
+            rows.append(_row(raw, len(rows)))
+        except ValueError as error:
+            bad.append(f"{path} {place}: {error}")
+    if bad:
+        more = f" ({len(bad) - 1} more rows are bad)" if len(bad) > 1 else ""
+        raise PredictionsError(bad[0] + more)
+    if not rows:
+        raise PredictionsError(f"{path}: holds no predictions; has its run begun?")
+    if all("index" in row for row in rows):
+        rows.sort(key=lambda row: row["index"])
+    return Predictions(str(path), rows, meta)
+
+
+def _entries(path: Path, text: str) -> list[tuple[str, object]]:
+    """Split a file into (place, parsed row); a bad JSON line comes out as its error."""
+    if text.lstrip().startswith("["):
+        try:
+            return [(f"entry {number}", raw) for number, raw in enumerate(json.loads(text), 1)]
+        except json.JSONDecodeError as error:
+            raise PredictionsError(
+                f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it whole?"
+            ) from error
+    entries = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                entries.append((f"line {number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                entries.append((f"line {number}", error))
+    return entries
+
+
+def _row(raw: object, index: int) -> dict:
+    """Check one row and complete it; see `read`."""
+    if isinstance(raw, json.JSONDecodeError):
+        raise ValueError(f"not valid JSON ({raw.msg}); a run that was killed is mended by running it again.")
+    if not isinstance(raw, Mapping):
+        raise ValueError("not a JSON object; each row needs choices, answer and model_output.")
+    choices, answer = raw.get("choices"), raw.get("answer") or ""
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
+        raise ValueError("`choices` must be a list of texts; add the question's choices to each row.")
+    if not isinstance(answer, str):
+        raise ValueError(f"`answer` is {answer!r}; it must be the text of a choice, not its index.")
+    output = next((raw[key] for key in OUTPUTS if raw.get(key) is not None), None)
+    if output is not None and not isinstance(output, str):
+        raise ValueError(
+            f"the model's output is {type(output).__name__}, not text; write the reply as a string."
+        )
+    ours = "prediction" in raw and isinstance(raw["prediction"], str)
+    prediction = raw["prediction"] if ours else prompt.extract_answer(output or "") or ""
+    given = {
+        "id": str(raw.get("id", index)),
+        "task": raw.get("task") or "",
+        "question": raw.get("question") or "",
+    }
+    return (
+        dict(raw)
+        | given
+        | {
+            "answer": answer,
+            "model_output": output,
+            "prediction": prediction,
+            "official": prediction if ours else output or "",
+        }
+    )
+
+
+def write_official(rows: Sequence[Mapping], path: str | Path, questions: str | Path | None = None) -> None:
+    """Write predictions as MMAU's scorer and leaderboard read them: a JSON list with `model_output`.
+
+    `model_output` is the answer that was read from the reply, since the official rule would hold the words of
+    a thought against it. questions: MMAU's own file, a JSON list whose every field and row is then kept, with
+    an empty output where there is no prediction. Withheld answers stay out.
+    """
+    keys = ("id", "audio_id", "question", "choices", "answer", "task", *KEPT[1:])
+    said = {str(row["id"]): row["prediction"] for row in rows}
+    if questions is not None:
+        entries = [
+            entry for _, entry in _entries(Path(questions), Path(questions).read_text(encoding="utf-8-sig"))
+        ]
+        if strange := set(said) - {str(entry.get("id")) for entry in entries}:
+            raise PredictionsError(
+                f"{path}: predicts {min(strange)!r}, which is none of {questions}; check the file."
+            )
+    else:
+        entries = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
+    official = [entry | {"model_output": said.get(str(entry.get("id")), "")} for entry in entries]
+    write_whole(path, json.dumps(official, indent=4, ensure_ascii=False) + "\n")
