@@ -1,0 +1,157 @@
+"""Turn rewards into a loss: group advantages, completion log-probabilities, KL, the clipped ratio.
+
+`rollout -> reward -> [loss] -> trainer`. The report (and TRL) run the prompt again for each of its G answers; here one
+row `[prompt, answer 1 ... answer G]` with a mask and restarted positions gives the same log-probabilities and the same
+gradients, and the head is applied to the answers' positions alone.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .model import backbone, embed, parts, positions
+from .rollout import Rollouts
+
+LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo")
+
+
+def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
+    """Centre each group's rewards, and scale by its deviation.
+
+    rewards: (B, G), any unit. Returns (B, G). `scale_rewards="none"` leaves the deviation out (Dr. GRPO).
+    Source: GRPO, DeepSeekMath eq. 3; the report divides by std + 1e-4 with the unbiased std.
+
+    >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+    tensor([[ 0.8659,  0.8659, -0.8659, -0.8659]])
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if scale_rewards == "none":
+        return centred
+    if scale_rewards != "group":
+        raise ValueError(f"scale_rewards={scale_rewards!r} is unknown; choose group or none.")
+    return centred / (rewards.std(1, keepdim=True) + 1e-4)
+
+
+def shared_row(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay G answers behind one prompt: who sees whom, where each token stands, and which token that is.
+
+    prompt_mask: (B, P), completion_mask: (B, G, C). Answers are packed without padding between them, so a row has
+    T = P + K tokens, K the most answer tokens of any row. Returns the attention mask, (B, 1, T, T) bool; position ids,
+    (B, T); and for the K places the token's index into the flattened (G * C) answers, (B, K), padded ones last.
+    Each answer sees the prompt and itself, and counts on from the prompt.
+
+    >>> mask, place, order = shared_row(torch.ones(1, 2), torch.tensor([[[1, 1], [1, 0]]]))
+    >>> mask.int()[0, 0]
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [1, 1, 0, 0, 1]], dtype=torch.int32)
+    >>> place, order
+    (tensor([[0, 1, 2, 3, 2]]), tensor([[0, 1, 2]]))
+    """
+    B, _, C = completion_mask.shape
+    P, device = prompt_mask.shape[1], prompt_mask.device
+    real = completion_mask.bool().flatten(1)  # (B, G * C)
+    K = int(real.sum(1).max())
+    order = (~real).long().argsort(dim=1, stable=True)[:, :K]  # (B, K)
+    answer = torch.cat([torch.full((B, P), -1, device=device), order // C], 1)  # (B, T), -1 for the prompt
+    related = (answer[:, :, None] == answer[:, None]) | (answer[:, None] == -1)  # key: same answer, or the prompt
+    seen = torch.cat([prompt_mask.bool(), real.gather(1, order)], 1)  # (B, T)
+    mask = related.tril() & seen[:, None]
+    mask |= torch.eye(P + K, dtype=torch.bool, device=device)  # padding sees itself: a softmax over nothing is NaN
+    place = prompt_mask.sum(1, keepdim=True).long() + order % C  # (B, K)
+    return mask[:, None], torch.cat([positions(prompt_mask).long(), place], 1), order
+
+
+def completion_logps(
+    model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Compute the log-probability and the entropy of every answer token, each prompt run once.
+
+    Returns two (B, G, C) float32 tensors, zero where the mask is false. The head sees `chunk_size` positions at a time
+    and is recomputed in the backward pass, so that memory never holds logits at all positions.
+    """
+    prompts, ids, mask = rollouts.prompts, rollouts.completion_ids, rollouts.mask
+    (B, G, C), P = ids.shape, prompts.input_ids.shape[1]
+    # An answer's last token predicts nothing, so only those with a successor are run.
+    sees, place, order = shared_row(prompts.attention_mask, mask[..., 1:])
+    fed = ids[..., :-1].flatten(1).gather(1, order)  # (B, K)
+    table = parts(model).language_model.get_input_embeddings()
+    hidden = backbone(model, torch.cat([embed(model, prompts), table(fed)], 1), sees, place)  # (B, P + K, H)
+
+    # Token (g, 0) is predicted at the prompt's end, token (g, t) where token (g, t - 1) was packed.
+    packed = torch.zeros(B, G * (C - 1), dtype=torch.long, device=ids.device)
+    packed.scatter_(1, order, P + torch.arange(order.shape[1], device=ids.device).expand_as(order))
+    source = nn.functional.pad(packed.view(B, G, C - 1), (1, 0), value=P - 1)  # (B, G, C)
+    row = torch.arange(B, device=ids.device)[:, None, None].expand_as(source)
+    hidden, targets = hidden[row[mask], source[mask]], ids[mask]  # (N, H), (N,)
+    head = parts(model).head
+    pieces = [
+        checkpoint(_logps, head, h, t, temperature, use_reentrant=False)
+        for h, t in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+    ]
+    logps, entropies = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+    zeros = torch.zeros(B, G, C, device=ids.device)
+    return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropies)
+
+
+def _logps(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logps = (head(hidden).float() / temperature).log_softmax(-1)  # (N, V)
+    with torch.no_grad():
+        entropy = -(logps.exp() * logps).sum(-1)
+    return logps.gather(1, targets[:, None]).squeeze(1), entropy
+
+
+def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Estimate KL(policy || reference) per token by k3, `exp(d) - d - 1` with d = ref - policy: never negative.
+
+    >>> kl_divergence(torch.tensor([-1.0]), torch.tensor([-1.0]))
+    tensor([0.])
+    """
+    d = ref_logps - logps
+    return d.exp() - d - 1
+
+
+def grpo_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    ref_logps: Tensor | None = None,
+    beta: float = 0.04,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    loss_type: str = "grpo",
+    max_completion_length: int | None = None,
+    num_completions: float | None = None,
+    num_tokens: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the clipped policy loss plus beta times the KL to the reference.
+
+    logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the report:
+    mean over an answer's tokens, then over answers), "bnpo" and "dapo" (mean over all tokens), "dr_grpo" (sum over
+    `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step, where this call sees
+    only a part of it; the parts' losses then add up to the whole's. Returns the loss and sums for the metrics.
+    Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476); names as in TRL.
+    """
+    if loss_type not in LOSS_TYPES:
+        raise ValueError(f"loss_type={loss_type!r} is unknown; choose from {', '.join(LOSS_TYPES)}.")
+    advantages, mask = advantages[..., None], mask.float()
+    ratio = (logps - old_logps).exp()
+    high = epsilon if epsilon_high is None else epsilon_high
+    clipped = ratio.clamp(1 - epsilon, 1 + high)
+    per_token = -torch.min(ratio * advantages, clipped * advantages)
+    sums = {"clip_ratio": (((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))) * mask}
+    if beta:
+        sums["kl"] = kl_divergence(logps, ref_logps) * mask
+        per_token = per_token + beta * sums["kl"]
+    lengths = mask.sum(-1).clamp(min=1)
+    num_completions = num_completions or lengths.numel()
+    if loss_type == "grpo":
+        loss = ((per_token * mask).sum(-1) / lengths).sum() / num_completions
+    elif loss_type == "dr_grpo":
+        loss = (per_token * mask).sum() / (num_completions * max_completion_length)
+    else:
+        loss = (per_token * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
+    return loss, {name: value.detach().sum() for name, value in sums.items()}

@@ -1,0 +1,323 @@
+"""Load Qwen2-Audio at any scale, and reach the four parts that training needs.
+
+`dataset -> prompt -> [model] -> rollout -> loss`. This module alone knows transformers' Qwen2-Audio: everything to
+its right sees `parts` (audio tower, projector, language model, head) and `embed`. It deviates from transformers in
+one way: the audio tower runs on the clips' own length instead of on 30 s, which gives the same numbers (padding is
+masked in Qwen2-Audio) for a third of the work on a 10 s clip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BitsAndBytesConfig
+from transformers.utils import logging
+
+from . import audio, prompt
+from .audio import Clip
+from .dataset import Question
+
+PARTS = ("audio_tower", "projector", "language_model")
+TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+logger = logging.get_logger(__name__)
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; its one sentence says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The surface through which this package reaches a model."""
+
+    audio_tower: nn.Module
+    projector: nn.Module
+    language_model: nn.Module
+    head: nn.Module
+    audio_token_id: int
+
+
+def parts(model: nn.Module) -> Parts:
+    """Name the parts of a model, looking through a LoRA wrapper."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = model.model
+    return Parts(
+        body.audio_tower, body.multi_modal_projector, body.language_model, model.lm_head, model.config.audio_token_id
+    )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of B prompts, padded on the left.
+
+    input_ids, attention_mask: (B, P). input_features: (A, M, F) mel of the A clips in reading order, and
+    feature_lengths: (A,) their valid frames; both None in a batch without audio.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    input_features: Tensor | None = None
+    feature_lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device, **kwargs) -> "Prompts":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Prompts(**{k: v if v is None else v.to(device, **kwargs) for k, v in tensors.items()})
+
+    def select(self, rows: Sequence[int]) -> "Prompts":
+        """Keep some rows, and drop the padding that none of them needs. Takes one clip a prompt, or none."""
+        rows = torch.as_tensor(rows, device=self.input_ids.device)
+        mask = self.attention_mask[rows]
+        width = int(mask.sum(1).max())
+        kept = Prompts(self.input_ids[rows][:, -width:], mask[:, -width:])
+        if self.input_features is None:
+            return kept
+        lengths = self.feature_lengths[rows]
+        frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
+        return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt before batching. ids: token ids with the audio tokens in place; mel: (M, L + 2) or None."""
+
+    ids: list[int]
+    mel: Tensor | None
+    frames: int = 0
+
+
+def load(
+    name_or_path: str | Path,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    train: Sequence[str] = PARTS,
+    lora: dict | None = None,
+    quantization: str | None = None,
+    check: bool = True,
+):
+    """Load `(model, processor)` from a hub id or a folder, with every trap of the class looked for.
+
+    dtype: of the weights ("auto": as saved). train: which of `PARTS` learn; the rest is frozen. lora: arguments of
+    `peft.LoraConfig` (rank 8 on the language model's linear layers where not said otherwise), which freezes all
+    else. quantization: "4bit" (needs bitsandbytes and a GPU). Raises ModelError if the folder is none, the class is
+    not an audio model, the head is tied, a special token is missing, or the model is deaf.
+    """
+    if transformers.__version__ in TIES_THE_HEAD:
+        raise ModelError(
+            f"transformers {transformers.__version__} ties Qwen2-Audio's head to its embeddings by mistake; "
+            "install another release (pip install 'transformers>=5.11')."
+        )
+    unknown = set(train) - set(PARTS)
+    if unknown:
+        raise ModelError(f"no part named {', '.join(sorted(unknown))} to train; choose from {', '.join(PARTS)}.")
+    if quantization not in (None, "4bit"):
+        raise ModelError(f"quantization {quantization!r} is unknown; choose '4bit' or leave it out.")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if quantization:
+        half = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True
+        )
+        options["device_map"] = {"": device}
+    adapter = Path(name_or_path) / "adapter_config.json"  # a folder that LoRA training saved
+    try:
+        if adapter.is_file():
+            from peft import PeftConfig
+
+            base = PeftConfig.from_pretrained(str(name_or_path)).base_model_name_or_path
+        else:
+            base = str(name_or_path)
+        config = AutoConfig.from_pretrained(base)
+        processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base)
+        model = AutoModelForMultimodalLM.from_pretrained(base, config=config, **options)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{name_or_path}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
+            "or a folder that save_pretrained wrote."
+        ) from error
+    if not quantization:
+        model.to(device)
+    if adapter.is_file():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(name_or_path), is_trainable=True)
+    processor.tokenizer.padding_side = "left"
+    if check:
+        check_model(model, processor)
+    if lora is not None and not adapter.is_file():
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(**{"target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora))
+    elif not adapter.is_file():
+        choose_trainable(model, train)
+    return model, processor
+
+
+def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
+    """Let only the named `PARTS` learn; the head learns with the language model."""
+    p = parts(model)
+    for part, modules in {
+        "audio_tower": [p.audio_tower],
+        "projector": [p.projector],
+        "language_model": [p.language_model, p.head],
+    }.items():
+        for module in modules:
+            module.requires_grad_(part in train)
+    if hasattr(p.audio_tower, "embed_positions"):
+        p.audio_tower.embed_positions.requires_grad_(False)  # sinusoids, constant in Whisper too
+
+
+def check_model(model: nn.Module, processor) -> None:
+    """Raise ModelError unless the head is untied, the audio tokens exist and the model hears."""
+    p, tokenizer = parts(model), processor.tokenizer
+    name = getattr(model.config, "_name_or_path", "") or "the model"
+    embedding = p.language_model.get_input_embeddings().weight
+    if not getattr(model.config.get_text_config(), "tie_word_embeddings", False) and p.head.weight is embedding:
+        raise ModelError(f"{name}: its head was tied to its embeddings on loading; use another transformers release.")
+    for token in (processor.audio_token, processor.audio_bos_token, processor.audio_eos_token):
+        if len(tokenizer(token, add_special_tokens=False).input_ids) != 1:
+            raise ModelError(f"{name}: its tokenizer splits {token!r}; use the tokenizer that was saved with the model.")
+    if tokenizer.convert_tokens_to_ids(processor.audio_token) != p.audio_token_id:
+        raise ModelError(f"{name}: model and tokenizer disagree on the id of {processor.audio_token!r}; reload both.")
+    if len(tokenizer) > embedding.shape[0]:
+        raise ModelError(f"{name}: {len(tokenizer)} tokens but {embedding.shape[0]} embeddings; reload both.")
+    if difference := hearing(model, processor):
+        logger.info("%s hears: a clip moves its logits by %.3g", name, difference)
+    else:
+        raise ModelError(f"{name} is deaf: its logits are the same with and without the clip; check the versions.")
+
+
+@torch.no_grad()
+def hearing(model: nn.Module, processor) -> float:
+    """Measure how far a second of noise moves the next token's logits from those for silence; 0 means deaf."""
+    noise = np.random.default_rng(0).standard_normal(audio.SAMPLE_RATE).astype(np.float32) / 10
+    text = prompt.messages(Question("check", None, "What is the sound?", ("a", "b"), "a"), style=2)
+    examples = [encode(processor, text, Clip(wave)) for wave in (noise, 0 * noise)]
+    prompts = collate(processor, examples).to(model.device)
+    hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask))
+    logits = parts(model).head(hidden[:, -1]).float()
+    return float((logits[0] - logits[1]).abs().max())
+
+
+def max_seconds(processor) -> float:
+    """Return the longest clip that a model hears, in seconds."""
+    return float(processor.feature_extractor.chunk_length)
+
+
+def prepare(processor, question: Question, style: int = 2, heard: str = "heard") -> Example:
+    """Load a question's clip and make its prompt.
+
+    style: prompt 1, 2 or 3. heard: "heard", or the controls "silent" (zeros in place of the clip) and "none" (text
+    alone). Raises AudioError where the clip cannot be used.
+    """
+    messages = prompt.messages(question, style)
+    if heard == "none":
+        messages[-1]["content"] = [part for part in messages[-1]["content"] if part["type"] == "text"]
+        return encode(processor, messages, None)
+    clip = audio.load(
+        question.audio,
+        question.meta.get("start"),
+        question.meta.get("end"),
+        name=f"{question.id} ({question.audio})" if isinstance(question.audio, Path) else question.id,
+        max_seconds=max_seconds(processor),
+    )
+    if heard not in ("heard", "silent"):
+        raise ValueError(f"heard={heard!r} is unknown; choose heard, silent or none.")
+    return encode(processor, messages, audio.silence(clip) if heard == "silent" else clip)
+
+
+def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
+    """Render chat messages to token ids, with one audio token for every 40 ms of the clip."""
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    frames, mel = 0, None
+    if clip is not None:
+        extractor = processor.feature_extractor
+        mel = audio.log_mel(clip.wave, extractor.feature_size, extractor.chunk_length)
+        frames = audio.num_frames(len(clip.wave))
+        token = processor.audio_token
+        if text.count(token) != 1:
+            raise ModelError(f"the prompt holds {text.count(token)} {token} where one belongs; remove it from the text.")
+        text = text.replace(token, token * audio.num_audio_tokens(frames))
+    return Example(processor.tokenizer(text, add_special_tokens=False).input_ids, mel, frames)
+
+
+def collate(processor, examples: Sequence[Example]) -> Prompts:
+    """Batch examples: ids padded on the left, mels on the right."""
+    width = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), width), processor.tokenizer.pad_token_id)  # (B, P)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(examples):
+        ids[row, width - len(example.ids) :] = torch.tensor(example.ids)
+        mask[row, width - len(example.ids) :] = 1
+    heard = [example for example in examples if example.mel is not None]
+    if not heard:
+        return Prompts(ids, mask)
+    longest = max(example.mel.shape[1] for example in heard)
+    mels = torch.stack([nn.functional.pad(example.mel, (0, longest - example.mel.shape[1])) for example in heard])
+    return Prompts(ids, mask, mels, torch.tensor([example.frames for example in heard]))
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Count each token's place among the real ones, (B, P)."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+    """Run the audio tower and the projector on clips of any length.
+
+    features: (A, M, F) with F at least each clip's frames + 2 (or the model's longest); lengths: (A,) valid frames.
+    Returns (N, H): the audio tokens of all clips, one after the other. Equal to transformers' padded and masked run.
+    """
+    p = parts(model)
+    tower = p.audio_tower
+    counts = audio.num_positions(lengths)  # (A,)
+    width = int(counts.max())
+    hidden = nn.functional.gelu(tower.conv1(features.to(tower.conv1.weight.dtype)))
+    hidden = nn.functional.gelu(tower.conv2(hidden))[..., :width].transpose(1, 2)  # (A, width, D)
+    hidden = hidden + tower.embed_positions.weight[:width]
+    hidden = nn.functional.dropout(hidden, p=tower.dropout, training=tower.training)
+    mask = None
+    if int(counts.min()) < width:  # shorter clips must not see their padding
+        mask = (torch.arange(width, device=counts.device) < counts[:, None])[:, None, None]  # (A, 1, 1, width)
+    for layer in tower.layers:
+        hidden = layer(hidden, mask)
+    hidden = tower.layer_norm(tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2))  # (A, width // 2, D)
+    kept = torch.arange(hidden.shape[1], device=counts.device) < (counts // 2)[:, None]
+    return p.projector(hidden[kept])
+
+
+def embed(model: nn.Module, prompts: Prompts) -> Tensor:
+    """Embed prompts, (B, P, H), each clip's audio tokens in the places that hold them."""
+    p = parts(model)
+    embeds = p.language_model.get_input_embeddings()(prompts.input_ids)
+    if prompts.input_features is None:
+        return embeds
+    heard = encode_audio(model, prompts.input_features, prompts.feature_lengths)
+    places = prompts.input_ids == p.audio_token_id
+    if int(places.sum()) != len(heard):
+        raise ModelError(f"{int(places.sum())} places for {len(heard)} audio tokens; make prompts with model.prepare.")
+    return embeds.masked_scatter(places[..., None], heard.to(embeds.dtype))
+
+
+def backbone(model: nn.Module, embeds: Tensor, mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
+    """Run the language model without its head: (B, T, H) to (B, T, H).
+
+    mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying who sees whom. cache: filled as it goes.
+    """
+    return parts(model).language_model(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state

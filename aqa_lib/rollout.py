@@ -1,0 +1,150 @@
+"""Sample G answers to each prompt, running every prompt once.
+
+`model -> [rollout] -> reward -> loss`. The G answers of a prompt grow side by side in one row of the key-value cache,
+which holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself.
+The report generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its
+cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .model import Prompts, backbone, embed, parts, positions
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """G answers to each of B prompts.
+
+    completion_ids: (B, G, C) token ids, padded on the right. mask: (B, G, C) bool, true up to and with the end token.
+    ended: (B, G) bool, false where the answer was cut at the longest length.
+    """
+
+    prompts: Prompts
+    completion_ids: Tensor
+    mask: Tensor
+    ended: Tensor
+
+    def select(self, rows: list[int]) -> "Rollouts":
+        """Keep the groups of some prompts, and drop the padding that none of them needs."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        width = max(int(self.mask[index].sum(-1).max()), 1)
+        ids, mask = self.completion_ids[index, :, :width], self.mask[index, :, :width]
+        return Rollouts(self.prompts.select(rows), ids, mask, self.ended[index])
+
+
+def end_ids(model: nn.Module, processor) -> list[int]:
+    """List the ids that end an answer: those of the generation config, else the tokenizer's."""
+    ids = model.generation_config.eos_token_id
+    ids = processor.tokenizer.eos_token_id if ids is None else ids
+    return [ids] if isinstance(ids, int) else list(ids)
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    processor,
+    prompts: Prompts,
+    num_generations: int = 1,
+    max_completion_length: int = 256,
+    temperature: float = 1.0,
+    top_k: int | None = 50,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+) -> Rollouts:
+    """Sample `num_generations` answers to each prompt; temperature 0 decodes greedily.
+
+    top_k, top_p, repetition_penalty: as transformers' `generate` reads them. The same seed, prompts and device give
+    the same answers, whatever else was drawn before. Greedy answers equal `generate(do_sample=False)`.
+    """
+    B, G, device = len(prompts), num_generations, prompts.input_ids.device
+    head, lm, pad = parts(model).head, parts(model).language_model, processor.tokenizer.pad_token_id
+    ends = torch.tensor(end_ids(model, processor), device=device)
+    warp = _warpers(temperature, top_k, top_p, repetition_penalty)
+    generator = torch.Generator(device).manual_seed(seed)
+    training = model.training
+    model.eval()
+
+    cache = DynamicCache(config=lm.config)
+    prompt_mask = prompts.attention_mask.bool()  # (B, P)
+    hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask), cache)
+    logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
+    own = torch.eye(G, dtype=torch.bool, device=device)  # an answer sees itself, not its neighbours
+    lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
+
+    rows = torch.arange(B, device=device)  # the prompts that still have an open answer
+    open_ = torch.ones(B, G, dtype=torch.bool, device=device)
+    ids = torch.full((B, G, max_completion_length), pad, device=device)
+    mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
+    for step in range(max_completion_length):
+        if repetition_penalty != 1.0:  # the only warper that looks at what was said
+            said = torch.cat([prompts.input_ids[rows].repeat_interleave(G, 0), ids[rows, :, :step].flatten(0, 1)], 1)
+        else:
+            said = None
+        scores = warp(said, logits)
+        if temperature == 0:
+            token = scores.argmax(-1)
+        else:
+            token = _draw(scores.softmax(-1), generator)
+        token = token.view(-1, G)
+        ids[rows, :, step] = torch.where(open_[rows], token, pad)
+        mask[rows, :, step] = open_[rows]
+        open_[rows] &= ~torch.isin(token, ends)
+        if step == max_completion_length - 1 or not open_.any():
+            break
+        alive = open_[rows].any(1)
+        if 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
+            cache.batch_select_indices(alive.nonzero().squeeze(1))
+            rows, token = rows[alive], token[alive]
+        sees = torch.cat([prompt_mask[rows, None].expand(-1, G, -1), own.repeat(1, step + 1).expand(len(rows), -1, -1)], 2)
+        place = (lengths[rows] + step).expand(-1, G)
+        embeds = lm.get_input_embeddings()(token)  # (rows, G, H)
+        hidden = backbone(model, embeds, sees[:, None], place, cache)
+        logits = head(hidden).float().flatten(0, 1)
+    model.train(training)
+    width = step + 1
+    return Rollouts(prompts, ids[..., :width], mask[..., :width], ~open_)
+
+
+def _draw(probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one index a row, (N, V) to (N,), from one uniform number each: `multinomial` draws V of them.
+
+    >>> _draw(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), torch.Generator()).tolist()
+    [1, 2]
+    """
+    heights = probs.cumsum(-1)  # (N, V)
+    uniform = torch.rand(len(probs), 1, device=probs.device, generator=generator)
+    index = torch.searchsorted(heights, uniform * heights[:, -1:], right=True).squeeze(1)
+    return index.clamp(max=probs.shape[-1] - 1)
+
+
+def _warpers(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float) -> LogitsProcessorList:
+    """Build transformers' own logits processors, in the order that `generate` applies them."""
+    warpers = LogitsProcessorList()
+    if repetition_penalty != 1.0:
+        warpers.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
+    if temperature not in (0, 1.0):
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if temperature and top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if temperature and top_p < 1.0:
+        warpers.append(TopPLogitsWarper(top_p))
+    return warpers
+
+
+def decode(processor, rollouts: Rollouts) -> list[list[str]]:
+    """Turn completions into text, (B, G) strings without special tokens."""
+    ids = rollouts.completion_ids
+    texts = processor.tokenizer.batch_decode(ids.flatten(0, 1), skip_special_tokens=True)
+    return [texts[row : row + ids.shape[1]] for row in range(0, len(texts), ids.shape[1])]

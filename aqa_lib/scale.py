@@ -1,0 +1,101 @@
+"""One dial for three machines: a laptop, a Colab GPU, an 80 GB card.
+
+`AQA_SCALE=tiny|colab|full` picks a frozen `Scale`. A scale changes sizes and names, never logic: the same classes,
+loaders, trainer and scorer run at each.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIABLE = "AQA_SCALE"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What to run on a machine: model, data, and the training options that differ from the report's.
+
+    model: folder or hub id. train: questions in AVQA's form, of which `held_out_fraction` ranks the checkpoints unless
+    `held_out` names a file. test: questions in MMAU's form. grpo, sft: options of `GRPOConfig` and of SFT.
+    """
+
+    name: str
+    machine: str
+    model: str
+    train: Path
+    test: Path
+    held_out: Path | None = None
+    held_out_fraction: float = 0.02
+    dtype: str = "auto"
+    quantization: str | None = None
+    lora_r: int | None = None
+    max_completion_length: int = 256
+    grpo: dict = field(default_factory=dict)
+    sft: dict = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"scale {self.name} ({self.machine}): {self.model}, trained on {self.train}, tested on {self.test}"
+
+
+TINY = ROOT / "artifacts" / "tiny"
+SCALES = {
+    "tiny": Scale(
+        name="tiny",
+        machine="a laptop, 2 cores, no downloads",
+        model=str(ROOT / "data" / "tiny" / "model"),
+        train=TINY / "train.jsonl",
+        held_out=TINY / "val.jsonl",
+        test=TINY / "test.json",
+        dtype="float32",
+        max_completion_length=32,
+        grpo={
+            "max_steps": 150,
+            "learning_rate": 5e-4,
+            "max_completion_length": 32,
+            "beta": 0.0,
+            "eval_steps": 50,
+            "save_steps": 50,
+            "per_device_eval_batch_size": 75,
+        },
+    ),
+    "colab": Scale(
+        name="colab",
+        machine="one GPU of 16 to 24 GB",
+        model="Qwen/Qwen2-Audio-7B-Instruct",
+        train=ROOT / "data" / "avqa" / "train.jsonl",
+        test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
+        held_out_fraction=0.01,
+        quantization="4bit",
+        lora_r=16,
+        grpo={
+            "max_steps": 200,
+            "learning_rate": 1e-5,
+            "per_device_train_batch_size": 4,
+            "max_completion_length": 64,
+            "max_tokens_per_forward": 2048,
+            "gradient_checkpointing": True,
+        },
+    ),
+    "full": Scale(
+        name="full",
+        machine="one GPU of 80 GB",
+        model="Qwen/Qwen2-Audio-7B-Instruct",
+        train=ROOT / "data" / "avqa" / "train.jsonl",
+        test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
+        dtype="bfloat16",
+        grpo={"gradient_checkpointing": True},
+    ),
+}
+
+
+def get(name: str | None = None) -> Scale:
+    """Return a scale by name, or the one that AQA_SCALE names; tiny where it is not set.
+
+    >>> get("tiny").name
+    'tiny'
+    """
+    name = name or os.environ.get(VARIABLE) or "tiny"
+    if name not in SCALES:
+        raise ValueError(f"no scale is named {name!r}; set {VARIABLE} to one of {', '.join(SCALES)}.")
+    return SCALES[name]

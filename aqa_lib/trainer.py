@@ -1,0 +1,494 @@
+"""Train with GRPO: sample a group of answers to every question, reward them, reinforce the better ones.
+
+`rollout -> reward -> loss -> [trainer] -> evaluation`. A `transformers.Trainer`, so its callbacks, logging, saving,
+resuming and accelerate all apply. It deviates from the report's trainer in what a step costs, not in what it computes:
+each prompt is run once for its whole group, all questions of a step are answered in one batch, and only then is the
+step cut into micro-batches by tokens. Checkpoints are ranked on held-out questions, never on the test set.
+"""
+
+import copy
+import csv
+import json
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from . import evaluation, prompt, reward
+from .dataset import Question
+from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
+from .model import Prompts, collate, prepare
+from .rollout import Rollouts, decode, sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class GRPOConfig(TrainingArguments):
+    """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the report's.
+
+    A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
+    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps * processes` questions.
+    """
+
+    output_dir: str = field(default="runs/grpo", metadata={"help": "Folder for checkpoints, metrics and the model."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Questions a device answers at a time."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Questions a device evaluates at a time."})
+    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate, of the language model too."})
+    audio_tower_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the audio tower; learning_rate where not given."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projector; learning_rate where not given."}
+    )
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; overrides num_train_epochs if positive."})
+    num_generations: int = field(default=8, metadata={"help": "Answers to each question (G); at least 2."})
+    max_completion_length: int = field(default=256, metadata={"help": "Longest answer in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the answers."})
+    top_k: int = field(default=50, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
+    top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total mass."})
+    beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
+    epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
+    epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
+    num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
+    loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the report: grpo."})
+    scale_rewards: str = field(default="group", metadata={"help": "Divide advantages by the group's deviation, or none."})
+    mask_truncated_completions: bool = field(
+        default=False, metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."}
+    )
+    reward_weights: list[float] | None = field(default=None, metadata={"help": "One weight a reward; all 1 if not given."})
+    prompt_style: int = field(default=2, metadata={"help": "The report's prompt: 2 (answer tags) or 3 (think first)."})
+    drop_zero_std_groups: bool = field(
+        default=True, metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."}
+    )
+    max_tokens_per_forward: int = field(
+        default=8192, metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."}
+    )
+    logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
+    log_completions: bool = field(default=True, metadata={"help": "Show one answered question at every log."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch: when to ask the held-out questions."})
+    eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every so many steps."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate the base before the first step."})
+    save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best: when to save."})
+    save_steps: float = field(default=100, metadata={"help": "Save every so many steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best one aside."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best held-out checkpoint."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Held-out metric that ranks them."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+    report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "none, tensorboard, wandb, ..."})
+    remove_unused_columns: bool = False  # questions are records, not columns
+
+    def __post_init__(self):
+        super().__post_init__()
+        for valid, sentence in [
+            (self.num_generations > 1, "num_generations must be at least 2: a group of one has no better answer."),
+            (self.loss_type in LOSS_TYPES, f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}."),
+            (self.scale_rewards in ("group", "none"), f"scale_rewards {self.scale_rewards!r}: choose group or none."),
+            (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
+            (self.num_iterations > 0, "num_iterations must be at least 1."),
+            (self.max_completion_length > 0, "max_completion_length must be at least 1."),
+            (
+                self.save_strategy != "steps" or self.save_steps % self.num_iterations == 0,
+                "save_steps must be a multiple of num_iterations: answers in use are not saved.",
+            ),
+        ]:
+            if not valid:
+                raise ValueError(sentence)
+
+
+class Examples(Dataset):
+    """Questions, each with its prompt made on demand (in the loader's workers where there are any)."""
+
+    def __init__(self, questions: Sequence[Question], processor, style: int):
+        self.questions, self.processor, self.style = list(questions), processor, style
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int):
+        return self.questions[index], prepare(self.processor, self.questions[index], self.style)
+
+    def collate(self, items) -> dict:
+        questions, examples = zip(*items, strict=True)
+        return {"questions": questions, "prompts": collate(self.processor, examples)}
+
+
+class QuestionBatches:
+    """Batches of indices in an order that depends on seed and epoch alone, each step's batches `repeats` times over.
+
+    A step is `batches_per_step` batches (accumulation times processes); a last step that would be short is left out.
+    """
+
+    drop_last = True
+
+    def __init__(self, size: int, batch_size: int, batches_per_step: int = 1, repeats: int = 1, seed: int = 0):
+        self.size, self.batch_size, self.batches_per_step = size, batch_size, batches_per_step
+        self.repeats, self.seed, self.epoch = repeats, seed, 0
+        if size < batch_size * batches_per_step:
+            raise ValueError(
+                f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
+                "lower per_device_train_batch_size or gradient_accumulation_steps."
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // (self.batch_size * self.batches_per_step) * self.batches_per_step * self.repeats
+
+    def __iter__(self) -> Iterator[list[int]]:
+        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))
+        per_step = self.batch_size * self.batches_per_step
+        for step in order[: self.size // per_step * per_step].split(per_step):
+            for _ in range(self.repeats):
+                yield from (batch.tolist() for batch in step.split(self.batch_size))
+
+
+@dataclass
+class Experience:
+    """What a batch of questions taught: answers, their advantages (B, G), and log-probabilities to compare with."""
+
+    rollouts: Rollouts
+    advantages: Tensor
+    loss_mask: Tensor  # (B, G, C)
+    old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
+    ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
+
+
+class GRPOTrainer(Trainer):
+    """Train an audio-language model by group relative policy optimization.
+
+    model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
+    are lists of `Question`; eval_dataset is held out and ranks the checkpoints.
+    Source: the report, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor,
+        reward_funcs: Sequence[str | Callable] = ("accuracy", "format"),
+        args: GRPOConfig | None = None,
+        train_dataset: Sequence[Question] = (),
+        eval_dataset: Sequence[Question] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        args = args or GRPOConfig()
+        if not eval_dataset and args.eval_strategy != "no":
+            raise ValueError("no held-out questions to evaluate; give eval_dataset, or set eval_strategy to no.")
+        if len(train_dataset) == 0:
+            raise ValueError("no questions to train on; give train_dataset.")
+        self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
+        self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
+        self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
+        if len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them.")
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processor,
+            train_dataset=Examples(train_dataset, processor, args.prompt_style),
+            eval_dataset=list(eval_dataset) if eval_dataset else None,
+            callbacks=[MetricsFile(), *(callbacks or [])],
+        )
+        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
+            self.add_callback(OneLine())
+        self.model_accepts_loss_kwargs = False  # the loss is averaged here
+        # A LoRA model holds its own reference: itself without the adapter.
+        self.ref_model = None
+        if args.beta and not hasattr(model, "disable_adapter"):
+            self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
+        self._step, self._index = -1, 0
+        self._sample: dict = {}  # one question of the last step with its answers, for the log
+
+    # -- data and optimizer ---------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        args = self.args
+        batches = QuestionBatches(
+            len(self.train_dataset),
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps * args.world_size,
+            args.num_iterations,
+            args.seed if args.data_seed is None else args.data_seed,
+        )
+        workers = args.dataloader_num_workers
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.train_dataset.collate,
+            num_workers=workers,
+            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=bool(workers),
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer, with a learning rate of its own for each part that has one."""
+        if self.optimizer is None:
+            model = model or self.model
+            rates = {"audio_tower": self.args.audio_tower_learning_rate, "projector": self.args.projector_learning_rate}
+            groups = defaultdict(list)
+            for name, parameter in model.named_parameters():
+                part = next((part for part in rates if part in name), "language_model")
+                if parameter.requires_grad:
+                    groups[part].append(parameter)
+            optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            own = {part: {"lr": rate} for part, rate in rates.items() if rate is not None}
+            self.optimizer = optimizer(
+                [{"params": p, "weight_decay": self.args.weight_decay} | own.get(part, {}) for part, p in groups.items()],
+                **kwargs,
+            )
+        return self.optimizer
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # transformers' estimate knows neither the clips nor the shared prompts
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
+        """Answer a batch of questions, reward the answers, and back-propagate their loss in micro-batches."""
+        start, step = time.perf_counter(), self.state.global_step
+        self._index = self._index + 1 if step == self._step else 0  # which accumulated batch of this step
+        self._step = step
+        if self._index == 0 and step % self.args.num_iterations == 0:
+            self._experiences = []
+        if self._index == len(self._experiences):
+            prompts = inputs["prompts"].to(self.args.device)
+            self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
+        model.train()
+        loss = self._backward(model, self._experiences[self._index])
+        self._metrics["step_time"].append(time.perf_counter() - start)
+        return loss
+
+    def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
+        args, start = self.args, time.perf_counter()
+        keys = [args.seed, self.state.global_step, self._index, self.accelerator.process_index]
+        with torch.no_grad(), self.accelerator.autocast():
+            rollouts = sample(
+                self.accelerator.unwrap_model(model),
+                self.processing_class,
+                prompts,
+                args.num_generations,
+                args.max_completion_length,
+                args.temperature,
+                args.top_k,
+                args.top_p,
+                seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
+            )
+        self._metrics["rollout_time"].append(time.perf_counter() - start)
+        texts = decode(self.processing_class, rollouts)
+        rewards = self._score(questions, texts)  # (B, G)
+        advantages = group_advantages(rewards, args.scale_rewards)
+        loss_mask = rollouts.mask & rollouts.ended[..., None] if args.mask_truncated_completions else rollouts.mask
+        experience = Experience(rollouts, advantages, loss_mask)
+        if args.num_iterations > 1:
+            experience.old_logps = self._logps(model, rollouts)
+        if args.beta:
+            adapter = getattr(self.accelerator.unwrap_model(model), "disable_adapter", nullcontext)
+            with adapter():
+                experience.ref_logps = self._logps(self.ref_model or model, rollouts)
+        self._record(questions, texts, rewards, rollouts)
+        return experience
+
+    def _score(self, questions: Sequence[Question], texts: list[list[str]]) -> Tensor:
+        """Reward every answer, (B, G): the weighted sum of all rewards that apply to it."""
+        G = self.args.num_generations
+        repeated = [question for question in questions for _ in range(G)]
+        columns = {
+            "prompts": [prompt.messages(q, self.args.prompt_style) for q in repeated],
+            "completions": [[{"role": "assistant", "content": text}] for group in texts for text in group],
+            "solution": [prompt.target(q) for q in repeated],  # what r1-aqa and TRL's own rewards call it
+        } | {name: [getattr(q, name) for q in repeated] for name in ("id", "question", "choices", "answer", "task")}
+        rewards = []
+        for function, name in zip(self.reward_funcs, self.reward_names, strict=True):
+            values = function(**columns)
+            if len(values) != len(repeated):
+                raise ValueError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
+            # None: this reward does not apply to this answer
+            rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
+            self._metrics[f"rewards/{name}/mean"].append(rewards[-1].nanmean().item())
+        total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
+        return total.view(-1, G).to(self.args.device)
+
+    def _micro_batches(self, rollouts: Rollouts, rows: Tensor | None = None) -> Iterator[list[int]]:
+        """Cut rows into batches of like length that hold at most `max_tokens_per_forward` tokens, padding included."""
+        lengths = rollouts.prompts.attention_mask.sum(1) + rollouts.mask.sum((1, 2))  # (B,)
+        rows = torch.arange(len(lengths)) if rows is None else rows.cpu()
+        batch: list[int] = []
+        for row in sorted(rows.tolist(), key=lengths.tolist().__getitem__):
+            if batch and int(lengths[row]) * (len(batch) + 1) > self.args.max_tokens_per_forward:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
+        logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
+        for rows in self._micro_batches(rollouts):
+            with self.accelerator.autocast():
+                part, _ = completion_logps(
+                    model, rollouts.select(rows), self.args.temperature, self.args.logits_chunk_size
+                )
+            logps[rows, :, : part.shape[-1]] = part
+        return logps
+
+    def _backward(self, model: nn.Module, experience: Experience) -> Tensor:
+        args, rollouts, mask = self.args, experience.rollouts, experience.loss_mask
+        rows = torch.arange(len(mask))
+        if args.drop_zero_std_groups and not args.beta:  # their loss and its gradient are exactly zero
+            rows = rows[(experience.advantages != 0).any(1).cpu()]
+        num_completions, num_tokens = mask[..., 0].numel(), int(mask.sum()) or 1
+        sums: dict[str, Tensor] = defaultdict(float)
+        for part in self._micro_batches(rollouts, rows):
+            some = rollouts.select(part)
+            width = some.mask.shape[-1]
+            with self.accelerator.autocast():
+                logps, entropies = completion_logps(model, some, args.temperature, args.logits_chunk_size)
+            old, ref = (
+                None if logp is None else logp[part, :, :width] for logp in (experience.old_logps, experience.ref_logps)
+            )
+            loss, counts = grpo_loss(
+                logps,
+                logps.detach() if old is None else old,
+                experience.advantages[part],
+                mask[part, :, :width],
+                ref,
+                args.beta,
+                args.epsilon,
+                args.epsilon_high,
+                args.loss_type,
+                args.max_completion_length,
+                num_completions,
+                num_tokens,
+            )
+            loss = loss / self.current_gradient_accumulation_steps
+            self.accelerator.backward(loss)
+            counts |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
+            for name, value in counts.items():
+                sums[name] = sums[name] + value
+        loss = sums.pop("loss", torch.zeros((), device=args.device))
+        for name, value in sums.items():
+            self._metrics[name].append(float(value) / num_tokens)
+        return torch.as_tensor(loss)
+
+    # -- what a reader of the run sees ----------------------------------------------------------------------------
+
+    def _record(self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts) -> None:
+        """Keep the metrics of a batch of answers, under TRL's names."""
+        lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
+        deviation = rewards.std(1)
+        values = {
+            "reward": rewards.mean(),
+            "reward_std": deviation.mean(),  # within groups, as in the report's curves
+            "frac_reward_zero_std": (deviation == 0).float().mean(),
+            "completions/mean_length": lengths.mean(),
+            "completions/min_length": lengths.min(),
+            "completions/max_length": lengths.max(),
+            "completions/clipped_ratio": 1 - ended.float().mean(),
+            "completions/mean_terminated_length": lengths[ended].mean() if ended.any() else torch.tensor(0.0),
+        }
+        for name, value in values.items():
+            self._metrics[name].append(float(value))
+        self._sample = {
+            "step": self.state.global_step,
+            "id": questions[0].id,
+            "question": questions[0].question,
+            "choices": list(questions[0].choices),
+            "answer": questions[0].answer,
+            "completions": texts[0],
+            "rewards": rewards[0].tolist(),
+        }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, adding the means of what was recorded since the last log."""
+        if "loss" in logs:
+            logs = logs | {name: sum(values) / len(values) for name, values in self._metrics.items() if values}
+            self._metrics.clear()
+            if self.args.log_completions and self._sample and self.is_world_process_zero():
+                with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Ask the held-out questions, greedily: accuracy, also by task, and the rate of well-formed replies."""
+        questions = self.eval_dataset if eval_dataset is None else eval_dataset
+        with self.accelerator.autocast():
+            rows = evaluation.predict(
+                self.model,
+                self.processing_class,
+                questions,
+                style=self.args.prompt_style,
+                batch_size=self.args.per_device_eval_batch_size,
+                max_completion_length=self.args.max_completion_length,
+                progress=False,
+            )
+        formed = reward.think_format if self.args.prompt_style == 3 else reward.format
+        well = formed([None] * len(rows), [row["model_output"] for row in rows])
+        metrics = {"accuracy": _mean(rows, "correct"), "format": sum(well) / len(well), "length": _mean(rows, "tokens")}
+        for task in sorted({row["task"] for row in rows} - {""}):
+            metrics[f"accuracy_{task}"] = _mean([row for row in rows if row["task"] == task], "correct")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _mean(rows: list[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+class MetricsFile(TrainerCallback):
+    """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
+
+    def on_log(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        names = dict.fromkeys(name for row in state.log_history for name in row)
+        path = Path(args.output_dir) / "metrics.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".tmp"), "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["step", *(name for name in names if name != "step")])
+            writer.writeheader()
+            writer.writerows(state.log_history)
+        path.with_suffix(".tmp").replace(path)
+
+
+class OneLine(ProgressCallback):
+    """Show a progress bar and, at every log, one line that a person can read."""
+
+    SHOWN = {
+        "reward": "reward",
+        "rewards/accuracy/mean": "accuracy",
+        "rewards/format/mean": "format",
+        "reward_std": "std",
+        "kl": "kl",
+        "completions/mean_length": "tokens",
+        "step_time": "s/step",
+        "eval_accuracy": "held-out accuracy",
+        "eval_format": "held-out format",
+    }
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            shown = [f"{word} {logs[name]:.3g}" for name, word in self.SHOWN.items() if name in logs]
+            if shown:
+                tqdm.write(f"step {state.global_step:>4}: {', '.join(shown)}")
