@@ -195,10 +195,13 @@ def recipes_of(runs: Sequence[Predictions], rule: str = "official") -> tuple[Rec
     recipes = []
     for members in groups.values():
         first = runs[members[0]]
-        made = [str([run.settings, run.labels.get("train_seed")]) for run in (runs[i] for i in members)]
-        if len(set(made)) < len(made):
+        seeds = [(runs[i].labels.get("train_seed"), runs[i].settings.get("seed")) for i in members]
+        if len(set(seeds)) < len(seeds):
             names = ", ".join(runs[i].name for i in members)
-            raise PredictionsError(f"{names}: the same run is given twice; give each seed once.")
+            raise PredictionsError(
+                f"{names}: these {describe(first)} runs have a seed in common; give each seed once, and name "
+                "what was trained in another way by another method."
+            )
         name, method = Path(first.name).name.removesuffix(".jsonl"), first.labels.get("method")
         name = describe(first) if method and len(members) > 1 else name
         recipes.append(Recipe(name, tuple(runs[i] for i in members), right[members], method == "base"))

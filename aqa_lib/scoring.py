@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from . import mmau, prompt, reward, stats
-from .predictions import GROUPS, Predictions, group
+from .predictions import GROUPS, Predictions, PredictionsError, group
 
 RULES = ("official", "strict")
 
@@ -195,3 +195,13 @@ def data_version(run: Predictions) -> str:
         return f"{mmau.version(digest)}, {asked(run)} of its questions"
     file = run.labels.get("data")
     return (f"{file}, " if file else "") + mmau.version(digest or content)
+
+
+def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:
+    """Add the questions (rows with `id, question, choices, answer`) that a file lacks, as missing
+    predictions."""
+    known, there = {row["id"] for row in questions}, {row["id"] for row in run.rows}
+    if strange := there - known:
+        raise PredictionsError(f"{run.name}: predicts {min(strange)!r}, which is none of the questions.")
+    absent = [row | {"model_output": None, "prediction": ""} for row in questions if row["id"] not in there]
+    return Predictions(run.name, [*run.rows, *absent], run.meta)

@@ -85,8 +85,9 @@ def test_what_cannot_be_compared_is_refused():
         with pytest.raises(PredictionsError, match=fault):
             comparison.compare([bad, bad])
     same = run("a.jsonl", 3, "grpo", 1)
-    with pytest.raises(PredictionsError, match="the same run is given twice"):
-        comparison.compare([same, same])
+    for other in (same, run("b.jsonl", 5, "grpo", 1)):  # one run twice, and two trainings under one name
+        with pytest.raises(PredictionsError, match="these grpo, prompt 2 runs have a seed in common"):
+            comparison.compare([same, other])
     with pytest.raises(PredictionsError, match="nothing to compare"):
         comparison.compare([])
 
