@@ -122,7 +122,7 @@ def predict(
                     rows[i] = blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply
                     if file:
                         predictions.append(file, rows[i])
-                    bar.update()
+            bar.update(len(rows) - bar.n)
     finally:
         loaded.close()
         bar.close()

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import prompt
+from . import __version__, prompt
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
 KEPT = (
@@ -101,8 +101,8 @@ def control_path(path: str | Path, name: str) -> Path:
 def environment() -> dict:
     """Record what ran: package versions, Python, and the commit of this package (`dirty`: with local
     changes)."""
-    versions = {}
-    for package in ("aqa_lib", *PACKAGES):
+    versions = {"aqa_lib": __version__}
+    for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -79,7 +79,7 @@ def test_their_averages_are_those_of_their_tasks():
         average = sum(getattr(theirs, task) * n for task, n in counts.items()) / 1000
         if theirs.name.startswith("Llama"):  # as published: its tasks give 51.6, its average says 52.1
             continue
-        assert theirs.average == pytest.approx(average, abs=0.06), theirs.name
+        assert theirs.average == pytest.approx(average, abs=0.15), theirs.name  # they round
 
 
 def test_ours_come_from_the_files(runs):
@@ -170,9 +170,8 @@ def test_the_files_are_written_and_are_the_same_each_time(runs, tmp_path):
 def test_the_plan_names_its_estimates():
     text = plan.markdown()
     assert text.count("Estimates") == 1 and "nothing below was measured" in text
-    assert (
-        text.count("aqa_lib train") == 6 and text.count("aqa_lib sft") == 6 and text.count("evaluate") >= 14
-    )
+    assert text.count("aqa_lib train") == text.count("aqa_lib sft") == 2
+    assert text.count("aqa_lib evaluate") == len(plan.JOBS) == 6
     think, plain = plan.JOBS[5], plan.JOBS[4]
     assert 0.3 < plain.train_hours < think.train_hours < 3
     assert plan.JOBS[2].train_hours < plain.train_hours  # SFT decodes nothing
