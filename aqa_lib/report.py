@@ -1,8 +1,8 @@
 """Put the report's table beside ours, gathered from result files: Markdown, CSV and a plot with intervals.
 
-`comparison -> [report]`. The report's figures are typed here, once, and marked as theirs; not one of ours is:
-a row without a result file reads "not run". Figures on different questions never stand in one table, so
-theirs stand beside ours only on the version of MMAU Test-mini that they were measured on. What the report
+`comparison -> [report]`. The report's figures are typed once, in `paper`, and marked as theirs; not one of
+ours is: a row without a result file reads "not run". Figures on different questions never stand in one table,
+so theirs stand beside ours only on the version of MMAU Test-mini that they were measured on. What the report
 says of their order is tested on any data (`findings`).
 """
 
@@ -20,59 +20,12 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
+from .paper import FINDINGS, THEIR_N, THEIRS, Theirs
 from .predictions import CONTROLS, Predictions, PredictionsError, group, meta_path, read
 from .scoring import data_version, questions_of, score
 
 TASKS = ("sound", "music", "speech")
 NOT_RUN = "not run"
-THEIR_N = 1000  # questions behind each of their averages
-
-
-@dataclass(frozen=True)
-class Theirs:
-    """One row of the report's table 2 or its repository, in percent on MMAU Test-mini 2025-03-25.
-
-    method, style: what our record says of a run that reproduces it; None where this package cannot.
-    """
-
-    name: str
-    sound: float
-    music: float
-    speech: float
-    average: float
-    method: str | None = None
-    style: int | None = None  # None: any prompt
-
-
-THEIRS = (
-    Theirs("human", 86.31, 78.22, 82.17, 82.23),
-    Theirs("Gemini 2.0 Flash", 56.46, 58.68, 51.65, 55.60),
-    Theirs("Audio Flamingo 2", 61.56, 73.95, 30.93, 55.48),
-    Theirs("GPT-4o + strong caption", 57.35, 49.70, 64.86, 57.30),
-    Theirs("Llama-3-8B-Instruct + strong caption", 50.75, 48.93, 55.25, 52.10),
-    Theirs("Gemini 1.5 Pro", 56.75, 49.40, 58.55, 54.90),
-    Theirs("Qwen2-Audio, Audio-Reasoner (CoTA)", 60.06, 64.30, 60.70, 61.71),
-    Theirs("Qwen2-Audio, direct", 54.95, 50.98, 42.04, 49.20, "base", 2),
-    Theirs("Qwen2-Audio, zero-shot CoT", 61.86, 56.29, 55.26, 57.80, "base", 3),
-    Theirs("Qwen2-Audio, SFT full + prompt 1", 60.96, 49.19, 45.35, 51.80, "sft"),
-    Theirs("Qwen2-Audio, SFT LoRA + prompt 1", 58.26, 58.08, 52.58, 56.40, "sft-lora"),
-    Theirs("Qwen2-Audio, GRPO + prompt 2", 69.37, 66.77, 57.36, 64.50, "grpo", 2),
-    Theirs("Qwen2-Audio, GRPO + prompt 2, second run", 68.77, 64.37, 63.66, 65.60),
-    Theirs("Qwen2-Audio, GRPO + prompt 3 (think)", 66.67, 62.87, 53.75, 61.10, "grpo", 3),
-)
-BASE, SFT, SFT_LORA, GRPO, THINK = (
-    "Qwen2-Audio, direct",
-    "Qwen2-Audio, SFT full + prompt 1",
-    "Qwen2-Audio, SFT LoRA + prompt 1",
-    "Qwen2-Audio, GRPO + prompt 2",
-    "Qwen2-Audio, GRPO + prompt 3 (think)",
-)
-FINDINGS = (  # what the report says, the two rows whose difference says it, and the sign it needs
-    ("GRPO makes the base better", GRPO, BASE, 1),
-    ("GRPO beats SFT of all weights", GRPO, SFT, 1),
-    ("GRPO beats SFT with LoRA", GRPO, SFT_LORA, 1),
-    ("Thinking aloud does not help", THINK, GRPO, -1),
-)
 
 
 @dataclass(frozen=True)
@@ -114,8 +67,8 @@ class Table:
 def gather(sources: Iterable[str | Path]) -> list[Predictions]:
     """Read the result files among `sources`: files of predictions, and folders that are searched for ours.
 
-    Controls are left to their runs. Raises PredictionsError for a source that is not there, or a named file
-    that does not say how it was made.
+    Controls are left to their runs, and withheld answers out. Raises PredictionsError for a source that is
+    not there, or a named file that does not say how it was made.
     """
     files = []
     for source in map(Path, sources):
@@ -134,7 +87,8 @@ def gather(sources: Iterable[str | Path]) -> list[Predictions]:
             )
     runs = [read(file) for file in dict.fromkeys(files) if file.stat().st_size]
     plain = {"audio": "heard", "shuffle_choices": None}
-    return [run for run in runs if all(run.settings.get(key) == value for key, value in plain.items())]
+    runs = [run for run in runs if all(run.settings.get(key) == value for key, value in plain.items())]
+    return [run for run in runs if all(row["answer"] for row in run.rows)]
 
 
 def build(runs: Sequence[Predictions], rule: str = "official") -> list[Table]:
