@@ -23,7 +23,7 @@ SAMPLE_RATE = 16_000  # samples a second, Whisper's and Qwen2-Audio's
 HOP = 160  # samples between two mel frames: 10 ms
 N_FFT = 400  # samples in one analysis window: 25 ms
 MAX_SECONDS = 30.0  # what Qwen2-Audio's encoder can hold; transformers cuts longer clips without a word
-MIN_FRAMES = 8  # gives two audio tokens; one token crashes transformers
+MIN_FRAMES = 7  # gives two audio tokens; one token crashes transformers
 MIN_SAMPLES = (MIN_FRAMES - 1) * HOP + 1
 SILENCE = 1e-5  # peak below which a clip holds no sound (-100 dBFS)
 
@@ -101,7 +101,7 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
     """
     if isinstance(source, tuple):
         wave, rate = np.asarray(source[0]), int(source[1])
-        if wave.ndim not in (1, 2) or wave.dtype.kind not in "fiu" or not 1_000 <= rate <= 768_000:
+        if wave.ndim not in (1, 2) or not wave.size or wave.dtype.kind not in "fiu" or not 1_000 <= rate <= 768_000:
             raise AudioError(
                 f"{name}: an array of shape {wave.shape}, type {wave.dtype} at {rate} Hz is no sound; "
                 "give (S,) or (S, channels) numbers and their rate."

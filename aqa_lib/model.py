@@ -8,11 +8,11 @@ masked in Qwen2-Audio) for a third of the work on a 10 s clip.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BitsAndBytesConfig
 from transformers.utils import logging
@@ -110,9 +110,9 @@ def load(
     else. quantization: "4bit" (needs bitsandbytes and a GPU). Raises ModelError if the folder is none, the class is
     not an audio model, the head is tied, a special token is missing, or the model is deaf.
     """
-    if transformers.__version__ in TIES_THE_HEAD:
+    if (release := version("transformers")) in TIES_THE_HEAD:
         raise ModelError(
-            f"transformers {transformers.__version__} ties Qwen2-Audio's head to its embeddings by mistake; "
+            f"transformers {release} ties Qwen2-Audio's head to its embeddings by mistake; "
             "install another release (pip install 'transformers>=5.11')."
         )
     unknown = set(train) - set(PARTS)

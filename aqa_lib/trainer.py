@@ -91,6 +91,8 @@ class GRPOConfig(TrainingArguments):
     remove_unused_columns: bool = False  # questions are records, not columns
 
     def __post_init__(self):
+        # transformers refuses bf16 without a GPU unless told that the CPU is meant
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         for valid, sentence in [
             (self.num_generations > 1, "num_generations must be at least 2: a group of one has no better answer."),

@@ -1,0 +1,54 @@
+"""A random model of Qwen2-Audio's own class, small enough to compare with transformers in float64's spirit."""
+
+import numpy as np
+import pytest
+import torch
+
+from aqa_lib import model as models
+from aqa_lib import pretrain
+from aqa_lib.audio import Clip
+from aqa_lib.dataset import Question
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return pretrain.build_processor()
+
+
+@pytest.fixture
+def model(processor):
+    """Untrained, float32; sharper than at initialisation, so that greedy answers differ between prompts."""
+    model = pretrain.build_model(processor, seed=1).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+        model.model.multi_modal_projector.linear.weight.mul_(8)
+    return model
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """Four clips of different lengths, one of an odd number of frames and one that fills the model's chunk."""
+    rng = np.random.default_rng(0)
+    return [Clip(rng.standard_normal(S).astype(np.float32) / 5) for S in (1_300, 16_001, 31_840, 48_000)]
+
+
+@pytest.fixture(scope="session")
+def questions(clips):
+    """One question on each clip, of different lengths."""
+    from io import BytesIO
+
+    import soundfile
+
+    result = []
+    for number, clip in enumerate(clips):
+        file = BytesIO()
+        soundfile.write(file, clip.wave, 16_000, format="WAV", subtype="FLOAT")
+        choices = ("rain", "a dog", "a siren", "wind")[: 2 + number % 3]
+        text = "What is heard?" + " Listen well." * number
+        result.append(Question(f"q{number}", file.getvalue(), text, choices, choices[number % 2], "sound"))
+    return result
+
+
+@pytest.fixture(scope="session")
+def prompts(processor, questions):
+    return models.collate(processor, [models.prepare(processor, question) for question in questions])

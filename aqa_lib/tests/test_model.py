@@ -1,0 +1,170 @@
+import shutil
+
+import pytest
+import torch
+
+from aqa_lib import audio
+from aqa_lib import model as models
+from aqa_lib import prompt
+from aqa_lib.model import ModelError
+
+
+@pytest.fixture(scope="module")
+def inputs(processor, questions, clips):
+    """What transformers' own processor makes of the same questions."""
+    texts = [
+        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True) for q in questions
+    ]
+    waves = [clip.wave for clip in clips]
+    return processor(text=texts, audio=waves, sampling_rate=16_000, return_tensors="pt", padding=True)
+
+
+@pytest.fixture
+def folder(tmp_path, model, processor):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_prompts_equal_the_processors(prompts, inputs):
+    assert torch.equal(prompts.input_ids, inputs.input_ids)
+    assert torch.equal(prompts.attention_mask, inputs.attention_mask)
+    assert prompts.feature_lengths.tolist() == inputs.feature_attention_mask.sum(1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_equal_transformers_padded_run(model, prompts, inputs, dtype):
+    model.to(dtype)
+    places = models.positions(prompts.attention_mask)
+    with torch.no_grad():
+        hidden = models.backbone(model, models.embed(model, prompts), prompts.attention_mask, places)
+        ours = model.lm_head(hidden)
+        theirs = model(**inputs, position_ids=places).logits
+    real = prompts.attention_mask.bool()
+    error = (ours - theirs)[real].norm() / theirs[real].norm()
+    assert error < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("samples", [*range(961, 961 + 160 * 9, 160), 47_360, 47_521, 47_841, 48_000])
+def test_audio_tower_equals_transformers_on_every_parity_of_length(model, processor, samples):
+    wave = torch.randn(samples, generator=torch.Generator().manual_seed(samples)).numpy()
+    extractor = processor.feature_extractor
+    mel = audio.log_mel(wave, extractor.feature_size, extractor.chunk_length)
+    frames = audio.num_frames(samples)
+    kwargs = {"sampling_rate": 16_000, "return_attention_mask": True, "padding": "max_length", "return_tensors": "pt"}
+    padded = extractor(wave, **kwargs)
+    tower = model.model.audio_tower
+    positions = audio.num_positions(frames)
+    mask = (torch.arange(150) < positions)[None, None, None].expand(1, 1, 150, 150)
+    with torch.no_grad():
+        ours = models.encode_audio(model, mel[None], torch.tensor([frames]))
+        theirs = tower(padded.input_features, attention_mask=mask).last_hidden_state
+        theirs = model.model.multi_modal_projector(theirs)[0, : audio.num_audio_tokens(frames)]
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_batch_of_clips_equals_the_clips_alone(model, processor, prompts):
+    with torch.no_grad():
+        together = models.encode_audio(model, prompts.input_features, prompts.feature_lengths)
+        alone = []
+        for mel, frames in zip(prompts.input_features, prompts.feature_lengths, strict=True):
+            alone.append(models.encode_audio(model, mel[None, :, : min(frames + 2, 300)], frames[None]))
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_select_drops_padding_and_changes_nothing(model, prompts):
+    with torch.no_grad():
+        whole = models.embed(model, prompts)
+        some = prompts.select([1, 0])
+        part = models.embed(model, some)
+    assert some.input_ids.shape[1] == prompts.attention_mask[:2].sum(1).max()
+    for row, source in ((0, 1), (1, 0)):
+        kept = some.attention_mask[row].bool()
+        assert torch.allclose(part[row][kept], whole[source][prompts.attention_mask[source].bool()], atol=1e-5)
+
+
+def test_a_folder_loads_and_hears(folder):
+    model, processor = models.load(folder)
+    assert model.dtype == torch.float32 and models.hearing(model, processor) > 0
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"model.audio_tower.embed_positions.weight"}
+
+
+def test_only_the_chosen_parts_train(folder):
+    model, _ = models.load(folder, train=["projector"])
+    training = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert training == {"model.multi_modal_projector.linear.weight", "model.multi_modal_projector.linear.bias"}
+
+
+def test_lora_trains_adapters_alone_and_is_loaded_again(folder, tmp_path, prompts):
+    model, processor = models.load(folder, lora={"r": 2})
+    training = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert training and all("lora_" in name and "language_model" in name for name in training)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+        expected = models.embed(model, prompts), model.get_base_model().model.language_model
+    model.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    again, _ = models.load(tmp_path / "adapter")
+    mask, places = prompts.attention_mask, models.positions(prompts.attention_mask)
+    with torch.no_grad():
+        ours, theirs = (models.backbone(m, expected[0], mask, places) for m in (model, again))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert any(p.requires_grad for p in again.parameters())
+
+
+def test_a_deaf_model_is_refused(model, processor):
+    with torch.no_grad():
+        model.model.multi_modal_projector.linear.weight.zero_()
+    with pytest.raises(ModelError, match="deaf"):
+        models.check_model(model, processor)
+
+
+def test_a_tied_head_is_refused(model, processor):
+    model.lm_head.weight = model.get_input_embeddings().weight
+    with pytest.raises(ModelError, match="tied"):
+        models.check_model(model, processor)
+
+
+def test_a_foreign_tokenizer_is_refused(model, processor):
+    model.config.audio_token_index += 1
+    with pytest.raises(ModelError, match="disagree"):
+        models.check_model(model, processor)
+
+
+def test_known_bad_transformers_are_refused(monkeypatch, folder):
+    monkeypatch.setattr(models, "version", lambda package: "5.10.2")
+    with pytest.raises(ModelError, match="5.10.2 ties"):
+        models.load(folder)
+
+
+def test_mistakes_are_told_in_one_sentence(folder, tmp_path):
+    with pytest.raises(ModelError, match="no part named ear"):
+        models.load(folder, train=["ear"])
+    with pytest.raises(ModelError, match="quantization '2bit' is unknown"):
+        models.load(folder, quantization="2bit")
+    for name in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ModelError, match="no model could be loaded") as error:
+            models.load(name)
+        assert "\n" not in str(error.value)
+    shutil.copytree(folder, tmp_path / "text")
+    (tmp_path / "text" / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ModelError):
+        models.load(tmp_path / "text")
+
+
+def test_audio_markup_in_a_question_is_refused(processor, questions, clips):
+    messages = prompt.messages(questions[0], 2)
+    messages[0]["content"][1]["text"] += " <|AUDIO|>"
+    with pytest.raises(ModelError, match="remove it"):
+        models.encode(processor, messages, clips[0])
+
+
+def test_controls(processor, questions):
+    heard, silent, none = (models.prepare(processor, questions[1], heard=heard) for heard in ("heard", "silent", "none"))
+    assert heard.ids == silent.ids and not torch.equal(heard.mel, silent.mel)
+    assert none.mel is None and processor.audio_token_id not in none.ids
+    with pytest.raises(ValueError, match="unknown"):
+        models.prepare(processor, questions[1], heard="loud")
