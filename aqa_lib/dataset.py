@@ -176,7 +176,7 @@ def _rows(path) -> list[tuple[str, object]]:
         if isinstance(rows, ValueError):
             raise DataError(f"{path} line {getattr(rows.__cause__, 'lineno', 1)}: {rows}")
         return [(f"{path} row {number}", row) for number, row in enumerate(rows, 1)]
-    lines = enumerate(data.split(b"\n"), 1)  # not splitlines: a JSON text may hold other line ends
+    lines = enumerate(data.splitlines(), 1)  # of bytes: no line ends at a U+2028 inside a text
     return [(f"{path} line {number}", _parse(line)) for number, line in lines if line.strip()]
 
 

@@ -65,10 +65,9 @@ def extract_answer(reply: str) -> str | None:
     opened, closed = reply.count(OPEN), reply.count(CLOSE)
     if opened == closed == 0:
         return reply.strip() or None
-    start, end = reply.find(OPEN) + len(OPEN), reply.find(CLOSE)
-    if opened != 1 or closed != 1 or end < start:
+    if opened != 1 or closed != 1:
         return None
-    return reply[start:end].strip() or None
+    return reply[reply.find(OPEN) + len(OPEN) : reply.find(CLOSE)].strip() or None
 
 
 def normalise(answer: str) -> str:

@@ -90,13 +90,13 @@ def faithful_think_format(prompts, completions, **columns) -> list[float]:
     """Give 1 where a completion starts with <think>, ends with </answer>, and turns from one to the other.
 
     Source: `re.fullmatch(r"<think>.*?</think>\\s*<answer>.*?</answer>", text, re.DOTALL)`, which takes
-    quadratic time on `</think><answer>` repeated; its middle, sought between the fixed ends, is linear.
+    quadratic time on `</think><answer>` repeated; looking at the ends and for the turn is the same, and
+    linear.
     """
     scores = []
     for text in map(_text, completions):
-        middle = text[len(THINK) : -len(CLOSE)]
         ends = text.startswith(THINK) and text.endswith(CLOSE)
-        scores.append(float(ends and bool(re.search(r"</think>\s*<answer>", middle))))
+        scores.append(float(ends and bool(re.search(r"</think>\s*<answer>", text))))
     return scores
 
 

@@ -124,7 +124,7 @@ def test_read_picks_the_form(folder):
         read(mmau(folder, mmar), columns={"audoi": "audio_path"})
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n", "\n \t\n"])
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\n\n", "\n \t\n"])
 @pytest.mark.parametrize("last", ["", "\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_and_byte_order_marks(folder, end, last, mark):

@@ -115,6 +115,8 @@ def test_what_normalising_forgives(one, other, same):
         ("CAT", "cat", ("dog", "Dog", "cat"), True),
         ("?", "!", ("?", "!"), False),  # nothing is left of either
         ("!", "!", ("?", "!"), True),
+        ("?", "!", ("!", "cat"), False),
+        ("Dog", "dog", ("dog", "dog ", "cat"), True),
         ("dog, cat", "dog", ("dog", "cat"), False),
         (None, "dog", ("dog", "cat"), False),
         ("", "", ("dog", "cat"), False),
