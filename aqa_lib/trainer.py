@@ -259,6 +259,23 @@ class GRPOTrainer(Trainer):
             )
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load a checkpoint's weights into the model.
+
+        Qwen2-Audio is saved under the hub's names, which differ from its modules': transformers' Trainer (5.23) finds
+        none of them, says so in a warning, and goes on with the weights that it had. `from_pretrained` knows both.
+        """
+        model = model or self.model
+        if hasattr(model, "disable_adapter") or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+
+    def _load_best_model(self) -> None:
+        if hasattr(self.model, "disable_adapter") or self.is_fsdp_enabled:
+            return super()._load_best_model()
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
     def floating_point_ops(self, inputs) -> int:
         return 0  # transformers' estimate knows neither the clips nor the shared prompts
 

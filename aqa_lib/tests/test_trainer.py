@@ -1,0 +1,261 @@
+import csv
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from aqa_lib import model as models
+from aqa_lib.trainer import GRPOConfig, GRPOTrainer, QuestionBatches
+
+
+def length_reward(prompts, completions, **columns):
+    """Reward short answers: something that an untrained model can learn."""
+    return [-float(len(completion[0]["content"])) for completion in completions]
+
+
+def config(folder, **options):
+    defaults = {
+        "output_dir": str(folder),
+        "max_steps": 2,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 6,
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "eval_on_start": False,
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return GRPOConfig(**defaults | options)
+
+
+@pytest.fixture
+def train(model, processor, questions, tmp_path):
+    """Train the fixture's model and return its trainer."""
+
+    def run(rewards=(length_reward,), resume=None, policy=None, eval_dataset=None, folder=None, **options):
+        args = config(folder or tmp_path, **options)
+        trainer = GRPOTrainer(policy or model, processor, rewards, args, questions, eval_dataset)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return run
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_reward_rises(train):
+    trainer = train(max_steps=25, num_generations=8, beta=0.0)
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 2
+
+
+def test_metrics_are_named_as_in_trl_and_written(train, tmp_path):
+    trainer = train(rewards=("accuracy", "format", length_reward), beta=0.04)
+    names = set(trainer.state.log_history[0])
+    assert {
+        "loss", "reward", "reward_std", "kl", "clip_ratio", "entropy", "frac_reward_zero_std", "step_time",
+        "rewards/accuracy/mean", "rewards/format/mean", "rewards/length_reward/mean",
+        "completions/mean_length", "completions/min_length", "completions/max_length", "completions/clipped_ratio",
+    } <= names  # fmt: skip
+    with open(tmp_path / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows][:2] == ["1", "2"]
+    assert float(rows[0]["reward"]) == trainer.state.log_history[0]["reward"]
+    samples = [json.loads(line) for line in open(tmp_path / "completions.jsonl")]
+    assert len(samples) == 2 and len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4
+    assert trainer.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-5)  # the policy is the reference at first
+    assert trainer.state.log_history[1]["kl"] > 0
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_micro_batches_change_nothing(model, processor, questions, tmp_path, beta):
+    results = []
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    for tokens in (100_000, 100):
+        model.load_state_dict(start)
+        args = config(tmp_path, max_tokens_per_forward=tokens, beta=beta, max_steps=1)
+        trainer = GRPOTrainer(model, processor, [length_reward], args, questions)
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1
+        loss = trainer.training_step(model, batch)
+        results.append((loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}))
+        model.zero_grad()
+    (loss, expected), (other, found) = results
+    assert_close(loss, other, atol=1e-6, rtol=1e-4)
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, atol=float(1e-5 * gradient.abs().max() + 1e-8), rtol=1e-3, msg=name)
+
+
+def test_groups_without_deviation_are_left_out_and_nothing_changes(train, model):
+    """The third question's answers are all rewarded alike: with beta 0 its gradient is zero anyway."""
+
+    def uneven(prompts, completions, id, **columns):
+        return [0.0 if i == "q2" else float(len(c[0]["content"])) for i, c in zip(id, completions, strict=True)]
+
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    found = []
+    for drop in (True, False):
+        model.load_state_dict(start)
+        found.append(weights(train(rewards=[uneven], beta=0.0, drop_zero_std_groups=drop, optim="sgd").model))
+    for name in found[0]:
+        assert_close(found[0][name], found[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_all_groups_alike_train_nothing(train, model):
+    start = weights(model)
+    trainer = train(rewards=[lambda prompts, completions, **columns: [1.0] * len(completions)], beta=0.0)
+    assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1
+    for name, value in weights(model).items():
+        assert torch.equal(value, start[name])
+
+
+def test_each_part_learns_at_its_own_rate(train, model):
+    start = weights(model)
+    trainer = train(
+        learning_rate=1e-3, projector_learning_rate=0.0, audio_tower_learning_rate=1e-5, max_steps=1, beta=0.0
+    )
+    rates = {len(group["params"]): group["initial_lr"] for group in trainer.optimizer.param_groups}
+    assert sorted(rates.values()) == [0.0, 1e-5, 1e-3]
+    moved = {name: (value - start[name]).abs().max().item() for name, value in weights(model).items()}
+    assert max(v for k, v in moved.items() if "projector" in k) == 0
+    assert 0 < max(v for k, v in moved.items() if "audio_tower" in k) < 2e-5
+    assert max(v for k, v in moved.items() if "language_model" in k) > 5e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}])
+def test_a_resumed_run_equals_an_uninterrupted_one(train, model, tmp_path, options):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "beta": 0.04} | options
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    whole = train(folder=tmp_path / "whole", **options)
+    expected = weights(whole.model)
+    model.load_state_dict(start)
+    again = train(folder=tmp_path / "again", resume=str(tmp_path / "whole" / "checkpoint-2"), **options)
+    for name, value in weights(again.model).items():
+        assert torch.equal(value, expected[name]), name
+    timed = {"step_time", "rollout_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+    pairs = zip(whole.state.log_history[:-1], again.state.log_history[:-1], strict=True)
+    for row, other in pairs:
+        assert {k: v for k, v in row.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+
+
+def test_answers_serve_several_steps(train):
+    trainer = train(num_iterations=2, max_steps=4, beta=0.0, learning_rate=5e-3, epsilon=0.05)
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [("reward" in row) for row in rows] == [True, False, True, False]
+    assert rows[0]["clip_ratio"] == 0 and rows[1]["clip_ratio"] > 0
+
+
+def test_truncated_answers_can_be_left_out(train, model):
+    model.generation_config.eos_token_id = [len(model.lm_head.weight) - 1]  # nothing ever ends
+    start = weights(model)
+    trainer = train(mask_truncated_completions=True, beta=0.0, max_steps=1)
+    assert trainer.state.log_history[0]["completions/clipped_ratio"] == 1
+    for name, value in weights(model).items():
+        assert torch.equal(value, start[name])
+
+
+def test_lora_is_its_own_reference(model, processor, questions, train, tmp_path):
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    policy, _ = models.load(tmp_path / "base", lora={"r": 2})
+    trainer = train(policy=policy, beta=0.04)
+    assert trainer.ref_model is None
+    kl = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert kl[0] == pytest.approx(0, abs=1e-6) and kl[1] > 0
+
+
+def test_the_best_held_out_checkpoint_is_kept(train, questions, tmp_path, monkeypatch):
+    """Held-out accuracy is made to peak at step 2: training ends with those weights."""
+    from aqa_lib import evaluation
+
+    predict, scores = evaluation.predict, iter([0, 0, 1, 0])
+
+    def fake(*args, **kwargs):
+        rows, correct = predict(*args, **kwargs), bool(next(scores))
+        return [row | {"correct": correct} for row in rows]
+
+    monkeypatch.setattr(evaluation, "predict", fake)
+    trainer = train(
+        max_steps=3, eval_dataset=questions, eval_strategy="steps", eval_steps=1, eval_on_start=True,
+        save_strategy="steps", save_steps=1, save_total_limit=1, load_best_model_at_end=True, beta=0.0,
+    )  # fmt: skip
+    assert trainer.state.best_global_step == 2
+    best, _ = models.load(tmp_path / "checkpoint-2")
+    for name, value in weights(best).items():
+        assert torch.equal(value, weights(trainer.model)[name])
+    held_out = [row for row in trainer.state.log_history if "eval_accuracy" in row]
+    assert [row["step"] for row in held_out] == [0, 1, 2, 3]
+    assert {"eval_format", "eval_length", "eval_accuracy_sound"} <= set(held_out[0])
+
+
+def test_a_reward_may_not_apply(train):
+    def some(prompts, completions, id, **columns):
+        return [None if i == "q0" else 1.0 for i in id]
+
+    trainer = train(rewards=[some, length_reward], beta=0.0, max_steps=1)
+    assert trainer.state.log_history[0]["rewards/some/mean"] == 1
+
+
+def test_rewards_are_weighted(train):
+    one = lambda prompts, completions, **columns: [1.0] * len(completions)  # noqa: E731
+    trainer = train(rewards=[one, one], reward_weights=[2.0, 0.5], beta=0.0, max_steps=1)
+    assert trainer.state.log_history[0]["reward"] == 2.5
+
+
+def test_batches_cover_an_epoch_once_and_repeat_whole_steps():
+    batches = QuestionBatches(11, 2, batches_per_step=2, repeats=3, seed=5)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == 2 * 2 * 3
+    steps = [drawn[i : i + 2] for i in range(0, 12, 2)]
+    assert steps[0] == steps[1] == steps[2] and steps[3] == steps[5]
+    seen = [i for step in steps[::3] for batch in step for i in batch]
+    assert len(set(seen)) == 8
+    assert list(batches) == drawn
+    batches.set_epoch(1)
+    assert list(batches) != drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_generations": 1}, "num_generations must be at least 2"),
+        ({"loss_type": "ppo"}, "loss_type 'ppo' is unknown"),
+        ({"scale_rewards": "batch"}, "group or none"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"num_iterations": 0}, "num_iterations"),
+        ({"max_completion_length": 0}, "max_completion_length"),
+        ({"num_iterations": 3, "save_strategy": "steps", "save_steps": 100}, "multiple of num_iterations"),
+    ],
+)
+def test_impossible_options_are_refused_in_a_sentence(tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        config(tmp_path, **options)
+
+
+def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, tmp_path):
+    cases = [
+        ({"train_dataset": []}, {}, "no questions to train on"),
+        ({}, {"eval_strategy": "steps", "eval_steps": 1}, "no held-out questions"),
+        ({}, {"reward_weights": [1.0]}, "1 reward_weights for 2 rewards"),
+        ({}, {"per_device_train_batch_size": 9}, "4 questions are fewer than the 9 of one step"),
+    ]
+    for arguments, options, reason in cases:
+        with pytest.raises(ValueError, match=reason):
+            trainer = GRPOTrainer(
+                model, processor, args=config(tmp_path, **options), **{"train_dataset": questions} | arguments
+            )
+            trainer.train()
+    with pytest.raises(ValueError, match="reward bad gave 1 values for 16 answers"):
+
+        def bad(prompts, completions, **columns):
+            return [1.0]
+
+        GRPOTrainer(model, processor, [bad], config(tmp_path), questions).train()
