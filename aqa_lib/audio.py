@@ -65,7 +65,9 @@ def load(
     >>> load((np.sin(np.arange(48_000) / 5), 48_000)).wave.shape
     (16000,)
     """
-    name = name or (str(source) if isinstance(source, str | Path) else "audio bytes" if isinstance(source, bytes) else "array")
+    name = name or (
+        str(source) if isinstance(source, str | Path) else "audio bytes" if isinstance(source, bytes) else "array"
+    )
     start, end = start or 0.0, math.inf if end is None else end
     if not 0 <= start < end:
         raise AudioError(f"{name}: cannot cut from {start} s to {end} s; give 0 <= start < end in seconds.")
@@ -193,7 +195,9 @@ def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: in
     wave = torch.as_tensor(wave, dtype=torch.float32)
     whole, frames = chunk_length * SAMPLE_RATE, num_frames(len(wave))
     if len(wave) > whole:
-        raise AudioError(f"a clip of {len(wave) / SAMPLE_RATE:.2f} s is longer than the model's {chunk_length} s; cut it.")
+        raise AudioError(
+            f"a clip of {len(wave) / SAMPLE_RATE:.2f} s is longer than the model's {chunk_length} s; cut it."
+        )
     # Zeros up to where the last frame's window ends, but never past the chunk: there Whisper reflects instead.
     padded = min((frames + 1) * HOP + N_FFT // 2 + 1, whole)
     wave = torch.nn.functional.pad(wave, (0, padded - len(wave)))

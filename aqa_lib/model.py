@@ -48,7 +48,11 @@ def parts(model: nn.Module) -> Parts:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = model.model
     return Parts(
-        body.audio_tower, body.multi_modal_projector, body.language_model, model.lm_head, model.config.audio_token_id
+        body.audio_tower,
+        body.multi_modal_projector,
+        body.language_model,
+        model.lm_head,
+        model.config.audio_token_id,
     )
 
 
@@ -125,7 +129,10 @@ def load(
     if quantization:
         half = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=half,
+            bnb_4bit_use_double_quant=True,
         )
         options["device_map"] = {"": device}
     adapter = Path(name_or_path) / "adapter_config.json"  # a folder that LoRA training saved
@@ -186,7 +193,9 @@ def check_model(model: nn.Module, processor) -> None:
         raise ModelError(f"{name}: its head was tied to its embeddings on loading; use another transformers release.")
     for token in (processor.audio_token, processor.audio_bos_token, processor.audio_eos_token):
         if len(tokenizer(token, add_special_tokens=False).input_ids) != 1:
-            raise ModelError(f"{name}: its tokenizer splits {token!r}; use the tokenizer that was saved with the model.")
+            raise ModelError(
+                f"{name}: its tokenizer splits {token!r}; use the tokenizer that was saved with the model."
+            )
     if tokenizer.convert_tokens_to_ids(processor.audio_token) != p.audio_token_id:
         raise ModelError(f"{name}: model and tokenizer disagree on the id of {processor.audio_token!r}; reload both.")
     if len(tokenizer) > embedding.shape[0]:
@@ -246,7 +255,9 @@ def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
         frames = audio.num_frames(len(clip.wave))
         token = processor.audio_token
         if text.count(token) != 1:
-            raise ModelError(f"the prompt holds {text.count(token)} {token} where one belongs; remove it from the text.")
+            raise ModelError(
+                f"the prompt holds {text.count(token)} {token} where one belongs; remove it from the text."
+            )
         text = text.replace(token, token * audio.num_audio_tokens(frames))
     return Example(processor.tokenizer(text, add_special_tokens=False).input_ids, mel, frames)
 
@@ -314,10 +325,14 @@ def backbone(model: nn.Module, embeds: Tensor, mask: Tensor, position_ids: Tenso
 
     mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying who sees whom. cache: filled as it goes.
     """
-    return parts(model).language_model(
-        inputs_embeds=embeds,
-        attention_mask=mask,
-        position_ids=position_ids,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state
+    return (
+        parts(model)
+        .language_model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        .last_hidden_state
+    )

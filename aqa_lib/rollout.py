@@ -107,7 +107,9 @@ def sample(
         if 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
             cache.batch_select_indices(alive.nonzero().squeeze(1))
             rows, token = rows[alive], token[alive]
-        sees = torch.cat([prompt_mask[rows, None].expand(-1, G, -1), own.repeat(1, step + 1).expand(len(rows), -1, -1)], 2)
+        sees = torch.cat(
+            [prompt_mask[rows, None].expand(-1, G, -1), own.repeat(1, step + 1).expand(len(rows), -1, -1)], 2
+        )
         place = (lengths[rows] + step).expand(-1, G)
         embeds = lm.get_input_embeddings()(token)  # (rows, G, H)
         hidden = backbone(model, embeds, sees[:, None], place, cache)

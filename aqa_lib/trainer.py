@@ -62,23 +62,32 @@ class GRPOConfig(TrainingArguments):
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
     loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the report: grpo."})
-    scale_rewards: str = field(default="group", metadata={"help": "Divide advantages by the group's deviation, or none."})
-    mask_truncated_completions: bool = field(
-        default=False, metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."}
+    scale_rewards: str = field(
+        default="group", metadata={"help": "Divide advantages by the group's deviation, or none."}
     )
-    reward_weights: list[float] | None = field(default=None, metadata={"help": "One weight a reward; all 1 if not given."})
+    mask_truncated_completions: bool = field(
+        default=False,
+        metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight a reward; all 1 if not given."}
+    )
     prompt_style: int = field(default=2, metadata={"help": "The report's prompt: 2 (answer tags) or 3 (think first)."})
     drop_zero_std_groups: bool = field(
-        default=True, metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."}
+        default=True,
+        metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."},
     )
     max_tokens_per_forward: int = field(
-        default=8192, metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."}
+        default=8192,
+        metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."},
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(default=True, metadata={"help": "Show one answered question at every log."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
-    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch: when to ask the held-out questions."})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "no, steps or epoch: when to ask the held-out questions."}
+    )
     eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every so many steps."})
     eval_on_start: bool = field(default=True, metadata={"help": "Evaluate the base before the first step."})
     save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best: when to save."})
@@ -95,9 +104,18 @@ class GRPOConfig(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         for valid, sentence in [
-            (self.num_generations > 1, "num_generations must be at least 2: a group of one has no better answer."),
-            (self.loss_type in LOSS_TYPES, f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}."),
-            (self.scale_rewards in ("group", "none"), f"scale_rewards {self.scale_rewards!r}: choose group or none."),
+            (
+                self.num_generations > 1,
+                "num_generations must be at least 2: a group of one has no better answer.",
+            ),
+            (
+                self.loss_type in LOSS_TYPES,
+                f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}.",
+            ),
+            (
+                self.scale_rewards in ("group", "none"),
+                f"scale_rewards {self.scale_rewards!r}: choose group or none.",
+            ),
             (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
             (self.num_iterations > 0, "num_iterations must be at least 1."),
             (self.max_completion_length > 0, "max_completion_length must be at least 1."),
@@ -197,7 +215,9 @@ class GRPOTrainer(Trainer):
         self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
         if len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them.")
+            raise ValueError(
+                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
+            )
         super().__init__(
             model=model,
             args=args,
@@ -245,7 +265,10 @@ class GRPOTrainer(Trainer):
         """Make the optimizer, with a learning rate of its own for each part that has one."""
         if self.optimizer is None:
             model = model or self.model
-            rates = {"audio_tower": self.args.audio_tower_learning_rate, "projector": self.args.projector_learning_rate}
+            rates = {
+                "audio_tower": self.args.audio_tower_learning_rate,
+                "projector": self.args.projector_learning_rate,
+            }
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
                 part = next((part for part in rates if part in name), "language_model")
@@ -254,7 +277,10 @@ class GRPOTrainer(Trainer):
             optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             own = {part: {"lr": rate} for part, rate in rates.items() if rate is not None}
             self.optimizer = optimizer(
-                [{"params": p, "weight_decay": self.args.weight_decay} | own.get(part, {}) for part, p in groups.items()],
+                [
+                    {"params": p, "weight_decay": self.args.weight_decay} | own.get(part, {})
+                    for part, p in groups.items()
+                ],
                 **kwargs,
             )
         return self.optimizer
@@ -411,7 +437,9 @@ class GRPOTrainer(Trainer):
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
 
-    def _record(self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts) -> None:
+    def _record(
+        self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts
+    ) -> None:
         """Keep the metrics of a batch of answers, under TRL's names."""
         lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
         deviation = rewards.std(1)
@@ -462,7 +490,11 @@ class GRPOTrainer(Trainer):
             )
         formed = reward.think_format if self.args.prompt_style == 3 else reward.format
         well = formed([None] * len(rows), [row["model_output"] for row in rows])
-        metrics = {"accuracy": _mean(rows, "correct"), "format": sum(well) / len(well), "length": _mean(rows, "tokens")}
+        metrics = {
+            "accuracy": _mean(rows, "correct"),
+            "format": sum(well) / len(well),
+            "length": _mean(rows, "tokens"),
+        }
         for task in sorted({row["task"] for row in rows} - {""}):
             metrics[f"accuracy_{task}"] = _mean([row for row in rows if row["task"] == task], "correct")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

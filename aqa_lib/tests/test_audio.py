@@ -137,7 +137,8 @@ def test_every_bad_file_is_refused_in_one_sentence_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(0), np.float32(1.0), np.zeros(5, bool), np.ones(5, complex)]
+    "array",
+    [np.zeros((2, 2, 2)), np.array(["a"]), np.zeros(0), np.float32(1.0), np.zeros(5, bool), np.ones(5, complex)],
 )
 def test_arrays_that_are_no_sound(array):
     with pytest.raises(AudioError):
@@ -197,7 +198,9 @@ def test_mel_equals_the_feature_extractor(num_mel_bins, samples):
     assert torch.allclose(ours, theirs.input_features[0][:, : ours.shape[1]], atol=1e-5)
 
 
-@pytest.mark.parametrize(("samples", "frames", "tokens"), [(64_512, 404, 101), (160_000, 1000, 250), (480_000, 3000, 750)])
+@pytest.mark.parametrize(
+    ("samples", "frames", "tokens"), [(64_512, 404, 101), (160_000, 1000, 250), (480_000, 3000, 750)]
+)
 def test_the_reports_counts(samples, frames, tokens):
     assert audio.num_frames(samples) == frames
     assert audio.num_audio_tokens(frames) == tokens

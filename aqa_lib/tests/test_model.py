@@ -3,9 +3,8 @@ import shutil
 import pytest
 import torch
 
-from aqa_lib import audio
+from aqa_lib import audio, prompt
 from aqa_lib import model as models
-from aqa_lib import prompt
 from aqa_lib.model import ModelError
 
 
@@ -13,7 +12,8 @@ from aqa_lib.model import ModelError
 def inputs(processor, questions, clips):
     """What transformers' own processor makes of the same questions."""
     texts = [
-        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True) for q in questions
+        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True)
+        for q in questions
     ]
     waves = [clip.wave for clip in clips]
     return processor(text=texts, audio=waves, sampling_rate=16_000, return_tensors="pt", padding=True)
@@ -163,7 +163,9 @@ def test_audio_markup_in_a_question_is_refused(processor, questions, clips):
 
 
 def test_controls(processor, questions):
-    heard, silent, none = (models.prepare(processor, questions[1], heard=heard) for heard in ("heard", "silent", "none"))
+    heard, silent, none = (
+        models.prepare(processor, questions[1], heard=heard) for heard in ("heard", "silent", "none")
+    )
     assert heard.ids == silent.ids and not torch.equal(heard.mel, silent.mel)
     assert none.mel is None and processor.audio_token_id not in none.ids
     with pytest.raises(ValueError, match="unknown"):

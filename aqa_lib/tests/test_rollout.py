@@ -9,7 +9,8 @@ from aqa_lib.rollout import decode, end_ids, sample
 def reference(model, processor, questions, clips, **kwargs):
     """Answer with transformers' own processor and generate; returns lists of new ids up to the end token."""
     texts = [
-        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True) for q in questions
+        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True)
+        for q in questions
     ]
     waves = [clip.wave for clip in clips]
     inputs = processor(text=texts, audio=waves, sampling_rate=16_000, return_tensors="pt", padding=True)
@@ -23,7 +24,10 @@ def reference(model, processor, questions, clips, **kwargs):
 
 
 def answers(rollouts):
-    return [[ids[m].tolist() for ids, m in zip(*row, strict=True)] for row in zip(rollouts.completion_ids, rollouts.mask, strict=True)]
+    return [
+        [ids[m].tolist() for ids, m in zip(*row, strict=True)]
+        for row in zip(rollouts.completion_ids, rollouts.mask, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
