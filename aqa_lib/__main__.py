@@ -54,14 +54,28 @@ class TrainArguments:
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
 
 
+class _OneSentence:
+    """Make a parser end in one sentence, without its long list of options."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message}; {self.prog} --help lists the options.")
+
+
+class _Parser(_OneSentence, argparse.ArgumentParser):
+    pass
+
+
 def parse_train(arguments: list[str]):
     """Parse the options of `train`: ours, and every option of GRPOConfig."""
     from transformers import HfArgumentParser
 
     from .trainer import GRPOConfig
 
+    class Parser(_OneSentence, HfArgumentParser):
+        pass
+
     scale = scales.get()
-    parser = HfArgumentParser(
+    parser = Parser(
         [TrainArguments, GRPOConfig],
         prog="python -m aqa_lib train",
         description=f"{JOBS['train'].capitalize()}. Defaults are those of {scale}.",
@@ -227,7 +241,7 @@ def _finished(job: str, arguments: list[str]) -> None:
 
 
 def _parser(job: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=f"python -m aqa_lib {job}",
         description=f"{JOBS[job].capitalize()}.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -251,30 +265,37 @@ def ensure_tiny(path: str) -> None:
         synth.write(scales.TINY)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one job; end with one sentence and exit code 2 on a user's mistake."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job and return the exit code: 2, after one sentence, on a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in JOBS:
-        parser = argparse.ArgumentParser("python -m aqa_lib", description="Audio question answering with GRPO.")
-        jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True)
-        for name, help in JOBS.items():
-            jobs.add_parser(name, help=help, add_help=False)
-        parser.parse_args(arguments or ["--help"])
-        return
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("httpx", "numexpr", "transformers", "accelerate", "datasets"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, JOBS))
+        print("usage: python -m aqa_lib JOB [options]\n\nJobs (each has a --help):")
+        print("\n".join(f"  {name:<{width}}  {what}" for name, what in JOBS.items()))
+        print(f"\n{scales.VARIABLE} picks the scale: {', '.join(scales.SCALES)} (tiny if not set).")
+        return 0
+    _quiet()
+    job, rest = arguments[0], arguments[1:]
     try:
-        job, rest = arguments[0], arguments[1:]
+        if job not in JOBS:
+            raise ValueError(f"no job is named {job!r}; choose from {', '.join(JOBS)}.")
         {"demo": demo, "train": train, "evaluate": evaluate}.get(job, partial(_finished, job))(rest)
-    except (ValueError, OSError) as error:
-        sys.exit(fail(str(error)))
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
+def _quiet() -> None:
+    """Keep the libraries' own chatter off the screen; ours stays."""
+    from transformers.utils import logging as theirs
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "numexpr", "accelerate", "datasets", "absl"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

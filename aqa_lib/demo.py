@@ -68,7 +68,7 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
 
 def table(reports: dict[str, scoring.Report]) -> str:
     """Lay reports side by side as Markdown: accuracy in percent with 95 % intervals, by task, and the format rate."""
-    tasks = list(next(iter(reports.values())).by["task"])
+    tasks = sorted(next(iter(reports.values())).by["task"], key="sound music speech".find)
     lines = [f"| model | {' | '.join(tasks)} | average | format |", "|---" * (len(tasks) + 3) + "|"]
     for name, report in reports.items():
         cells = [str(report.by["task"][task]["strict"]) for task in tasks]

@@ -102,6 +102,8 @@ class GRPOConfig(TrainingArguments):
     def __post_init__(self):
         # transformers refuses bf16 without a GPU unless told that the CPU is meant
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.eval_strategy == "no":  # nothing is asked, so nothing is ranked
+            self.eval_on_start = self.load_best_model_at_end = False
         super().__post_init__()
         for valid, sentence in [
             (

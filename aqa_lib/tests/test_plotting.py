@@ -1,0 +1,71 @@
+import csv
+
+import numpy as np
+import pytest
+
+from aqa_lib import demo, plotting, scoring
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    path = tmp_path / "metrics.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "reward_std", "rewards/think_format/mean", "eval_accuracy"])
+        writer.writerow([0, "", "", 0.5])
+        writer.writerows([step, 1 / step, step / 40, ""] for step in range(1, 41))
+        writer.writerow([40, "", "", 0.75])
+    return path
+
+
+def test_metrics_are_read_where_they_were_logged(metrics):
+    read = plotting.read_metrics(metrics)
+    assert read["eval_accuracy"][0].tolist() == [0, 40] and read["eval_accuracy"][1].tolist() == [0.5, 0.75]
+    assert len(read["reward_std"][0]) == 40 and "step" not in read
+
+
+def test_curves_show_every_metric_with_intervals(metrics, tmp_path):
+    figure = plotting.curves({"GRPO": metrics}, tmp_path / "curves.png", held_out=100)
+    panels = {axis.get_ylabel(): axis for axis in figure.axes}
+    assert all(axis.get_xlabel() == "optimizer step" for axis in figure.axes)
+    assert len(panels["format reward (0 to 1)"].lines) == 2  # prompt 3's too: the values and their average
+    (held_out,) = panels["held-out accuracy (0 to 1)"].containers
+    low, high = held_out.lines[2][0].get_segments()[0][:, 1]
+    assert low < 0.42 and high > 0.58  # Wilson's interval for 50 of 100
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_smooth_keeps_a_line_straight():
+    values = np.arange(20.0)
+    assert np.allclose(plotting.smooth(values)[4:-4], values[4:-4])
+
+
+def test_the_demos_table():
+    rows = [
+        {
+            "id": str(i),
+            "task": task,
+            "question": "?",
+            "choices": ["a dog", "rain"],
+            "answer": "rain",
+            "model_output": text,
+        }
+        for i, (task, text) in enumerate(
+            [
+                ("speech", "<answer>rain</answer>"),
+                ("sound", "rain"),
+                ("sound", "a dog"),
+                ("music", "<answer>x</answer>"),
+            ]
+        )
+    ]
+    from aqa_lib import evaluation
+    from aqa_lib.dataset import Question
+
+    for row in rows:
+        question = Question(row["id"], None, "?", tuple(row["choices"]), row["answer"])
+        row |= evaluation.read_reply(row["model_output"], question)
+    text = demo.table({"base": scoring.score(rows)}).splitlines()
+    assert text[0] == "| model | sound | music | speech | average | format |"
+    cells = [cell.strip().split()[0] for cell in text[2].strip("|").split("|")]
+    assert cells == ["base", "50.0", "0.0", "100.0", "50.0", "50.0"]

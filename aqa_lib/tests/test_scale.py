@@ -1,0 +1,42 @@
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from aqa_lib import scale
+from aqa_lib.trainer import GRPOConfig
+
+
+def test_the_environment_turns_the_dial(monkeypatch):
+    monkeypatch.delenv(scale.VARIABLE, raising=False)
+    assert scale.get().name == "tiny"
+    for name in scale.SCALES:
+        monkeypatch.setenv(scale.VARIABLE, name)
+        assert scale.get().name == name and name in str(scale.get())
+
+
+def test_an_unknown_name_lists_the_known_ones(monkeypatch):
+    monkeypatch.setenv(scale.VARIABLE, "huge")
+    with pytest.raises(ValueError, match="'huge'; set AQA_SCALE to one of tiny, colab, full"):
+        scale.get()
+
+
+def test_a_scale_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        scale.get("tiny").name = "big"
+
+
+@pytest.mark.parametrize("name", scale.SCALES)
+def test_its_options_are_the_trainers(name, tmp_path):
+    GRPOConfig(**scale.get(name).grpo | {"output_dir": str(tmp_path)})
+
+
+def test_full_is_the_report():
+    """The hyper-parameters of the report, section 1 of its appendix and its public code."""
+    config = GRPOConfig(**scale.get("full").grpo)
+    expected = {
+        "learning_rate": 1e-6, "beta": 0.04, "num_generations": 8, "temperature": 1.0, "top_k": 50, "top_p": 1.0,
+        "max_completion_length": 256, "per_device_train_batch_size": 16, "max_steps": 1000, "save_steps": 100,
+        "lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0,
+        "loss_type": "grpo", "scale_rewards": "group", "num_iterations": 1,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected

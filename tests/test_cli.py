@@ -1,0 +1,139 @@
+"""Use the command line as a user types it: from the repository's root, and with a user's mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from aqa_lib import pretrain, synth
+from aqa_lib.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "aqa_lib", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with an untrained model and a few questions in each form."""
+    folder = tmp_path_factory.mktemp("world")
+    synth.write(folder / "data", train=12, validation=6, test=6)
+    processor = pretrain.build_processor()
+    pretrain.build_model(processor).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    return folder
+
+
+def training(world, output, *more):
+    return [
+        "train", "--model", f"{world}/model", "--train", f"{world}/data/train.jsonl",
+        "--held_out", f"{world}/data/val.jsonl", "--output_dir", str(output), "--max_completion_length", "4",
+        "--per_device_train_batch_size", "4", "--num_generations", "2", "--logging_steps", "1",
+        "--eval_steps", "2", "--save_steps", "2", "--report_to", "tensorboard", *more,
+    ]  # fmt: skip
+
+
+def test_train_resume_evaluate_score_compare(world, tmp_path):
+    output = tmp_path / "run"
+    first = shell(*training(world, output, "--max_steps", "2", "--beta", "0.04"))
+    assert first.returncode == 0, first.stderr
+    assert "step    2:" in first.stdout + first.stderr and "held-out accuracy" in first.stdout + first.stderr
+    assert {"metrics.csv", "completions.jsonl", "model.safetensors", "checkpoint-2"} <= {
+        p.name for p in output.iterdir()
+    }
+    assert list(output.rglob("events.out.tfevents.*"))
+    again = shell(*training(world, output, "--max_steps", "4", "--resume"))
+    assert again.returncode == 0, again.stderr
+    steps = [line.split(",")[0] for line in (output / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps[0] == "0" and {"1", "2", "3", "4"} <= set(steps)
+    assert len((output / "completions.jsonl").read_text().splitlines()) == 4
+
+    for model, name in ((world / "model", "base"), (output, "grpo")):
+        made = shell(
+            "evaluate", "--model", str(model), "--questions", f"{world}/data/test.json", "--method", name,
+            "--output", str(tmp_path / f"{name}.jsonl"), "--max_completion_length", "4", "--controls",
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        assert "silent" in made.stdout and "shuffled" in made.stdout
+    files = [str(tmp_path / "base.jsonl"), str(tmp_path / "grpo.jsonl")]
+    scored = shell("score", *files, "--json")
+    assert [report["n"] for report in json.loads(scored.stdout)] == [6, 6]
+    compared = shell("compare", *files)
+    assert compared.returncode == 0 and "grpo" in compared.stdout
+
+
+def test_help_is_for_a_stranger():
+    assert shell().stdout == shell("--help").stdout
+    assert "train a model with GRPO" in shell("--help").stdout
+    short, whole = shell("train", "--help").stdout, shell("train", "--help-all").stdout
+    assert "--num_generations" in short and "Answers to each question" in short
+    assert "--fsdp" not in short and "--fsdp" in whole
+
+
+MISTAKES = {
+    "job": (["trian"], "no job is named 'trian'; choose from demo, train"),
+    "option": (["train", "--learning", "1"], "--learning"),
+    "type": (["train", "--max_steps", "many"], "invalid int value: 'many'"),
+    "value": (["train", "--num_generations", "1"], "num_generations must be at least 2"),
+    "file": (["train", "--train", "nowhere.jsonl"], "nowhere.jsonl"),
+    "model": (["train", "--model", "no/such-folder"], "no model could be loaded"),
+    "part": (["train", "--train_parts", "ear"], "no part named ear"),
+    "reward": (["train", "--rewards", "kindness"], "kindness"),
+    "batch": (["train", "--per_device_train_batch_size", "1000"], "fewer than the 1000"),
+    "questions": (["evaluate", "--questions", "nowhere.json"], "nowhere.json"),
+    "columns": (["evaluate", "--columns", "answer"], "OURS=THEIRS"),
+    "predictions": (["score", "nowhere.jsonl"], "nowhere.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_sentence_and_exit_code_2(name, world, tmp_path, capsys):
+    arguments, reason = MISTAKES[name]
+    if arguments[0] == "train":
+        arguments = [*training(world, tmp_path / "run", "--max_steps", "1"), *arguments[1:]]
+    elif arguments[0] == "evaluate":
+        defaults = {"--questions": f"{world}/data/test.json", "--output": f"{tmp_path}/out.jsonl"}
+        arguments = ["evaluate", *(x for pair in defaults.items() for x in pair), *arguments[1:]]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    lines = [line for line in message.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and reason in lines[0], message
+    assert "Traceback" not in message
+
+
+def test_bad_rows_are_all_named(world, tmp_path, capsys):
+    lines = (world / "data" / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows[2]["answer"] = 9
+    rows[7]["audio_path"] = "audio/gone.flac"
+    bad = world / "data" / "bad.jsonl"
+    bad.write_text("\n".join(map(json.dumps, rows)))
+    arguments = training(world, tmp_path / "run", "--max_steps", "1", "--train", str(bad))
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "bad.jsonl line 3" in message and "bad.jsonl line 8" in message and "gone.flac" in message
+    assert main([*arguments, "--skip_bad_rows", "--eval_strategy", "no"]) == 0
+
+
+def test_an_unknown_scale_lists_the_known_ones():
+    made = shell("evaluate", AQA_SCALE="huge")
+    assert made.returncode == 2
+    assert made.stderr.strip() == "error: no scale is named 'huge'; set AQA_SCALE to one of tiny, colab, full."
+
+
+def test_a_silent_clip_in_training_is_named(world, tmp_path, capsys):
+    rows = [json.loads(line) for line in (world / "data" / "train.jsonl").read_text().splitlines()]
+    soundfile.write(world / "data" / "audio" / "silent.wav", [0.0] * 32_000, 16_000)
+    for row in rows:
+        row["audio_path"] = "audio/silent.wav"
+    (world / "data" / "silent.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = training(world, tmp_path / "run", "--max_steps", "1", "--train", f"{world}/data/silent.jsonl")
+    assert main(arguments) == 2
+    assert "silent.wav" in capsys.readouterr().err
