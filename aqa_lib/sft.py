@@ -1,0 +1,232 @@
+"""Train on the right answers: supervised fine-tuning, the baseline that the report compares GRPO with.
+
+`model -> loss -> trainer -> [sft] -> evaluation`. It is `trl.SFTTrainer`, on what a GRPO run has: the same questions
+in the same order, the same optimizer and budget, the same held-out choice of the checkpoint. Two things are ours. The
+collator keeps the clip in the prompt and marks the answer alone as what is learnt. And the loss is computed as GRPO's
+is (`loss.completion_logps`, one answer a prompt), since the model's own forward runs every clip as 30 s.
+
+The report says little of its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
+`<answer>choice</answer>`; the rest here is GRPO's, and LoRA's rate is a usual one.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import datasets
+import torch
+import trl
+from torch import Tensor, nn
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from . import prompt
+from .dataset import Question
+from .loss import completion_logps
+from .model import Prompts
+from .rollout import Rollouts
+from .trainer import Examples, GRPOConfig, GRPOTrainer, MetricsFile, OneLine
+
+IGNORED = -100  # a label that is not learnt, as everywhere in transformers
+LORA_LEARNING_RATE = 1e-4  # where --lora_r is given and no rate: a usual one, the report names none
+TARGETS = {"tagged": prompt.target, "plain": lambda question: question.answer}
+WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
+
+
+def _as_grpo(name: str):
+    """Define an option just as GRPO does: same default, same help."""
+    option = {f.name: f for f in fields(GRPOConfig)}[name]
+    return field(default=option.default, metadata=option.metadata)
+
+
+@dataclass
+class SFTConfig(trl.SFTConfig):
+    """Options of an SFT run: TRL's, with GRPO's defaults where a fair comparison wants both alike.
+
+    One optimizer step sees as many questions as GRPO's: `per_device_train_batch_size * gradient_accumulation_steps`.
+    """
+
+    output_dir: str = field(default="runs/sft", metadata={"help": "Folder for checkpoints, metrics and the model."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Questions a device learns from at a time."})
+    learning_rate: float = field(
+        default=1e-6, metadata={"help": "Peak learning rate; GRPO's, as the report names none for SFT."}
+    )
+    prompt_style: int = field(
+        default=1, metadata={"help": "The report's prompt: 1 (plain), 2 (answer tags), 3 (think)."}
+    )
+    target: str = field(
+        default="tagged",
+        metadata={
+            "help": "What is learnt: tagged (<answer>choice</answer>) or plain (the choice).",
+            "choices": [*TARGETS],
+        },
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    per_device_eval_batch_size: int = _as_grpo("per_device_eval_batch_size")
+    audio_tower_learning_rate: float | None = _as_grpo("audio_tower_learning_rate")
+    projector_learning_rate: float | None = _as_grpo("projector_learning_rate")
+    max_steps: int = _as_grpo("max_steps")
+    max_completion_length: int = _as_grpo("max_completion_length")
+    logits_chunk_size: int = _as_grpo("logits_chunk_size")
+    logging_steps: float = _as_grpo("logging_steps")
+    logging_first_step: bool = _as_grpo("logging_first_step")
+    eval_strategy: str = _as_grpo("eval_strategy")
+    eval_steps: float | None = _as_grpo("eval_steps")
+    eval_on_start: bool = _as_grpo("eval_on_start")
+    save_strategy: str = _as_grpo("save_strategy")
+    save_steps: float = _as_grpo("save_steps")
+    save_total_limit: int | None = _as_grpo("save_total_limit")
+    load_best_model_at_end: bool = _as_grpo("load_best_model_at_end")
+    metric_for_best_model: str | None = _as_grpo("metric_for_best_model")
+    greater_is_better: bool | None = _as_grpo("greater_is_better")
+    report_to: None | str | list[str] = _as_grpo("report_to")
+    remove_unused_columns: bool = _as_grpo("remove_unused_columns")
+    num_iterations: ClassVar[int] = 1  # steps on each batch: what GRPO's loader asks for
+
+    def __post_init__(self):
+        # transformers refuses bf16 without a GPU unless told that the CPU is meant
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        self.dataset_kwargs = {"skip_prepare_dataset": True}  # questions are encoded with their clips, by the collator
+        super().__post_init__()
+        if self.target not in TARGETS:
+            raise ValueError(f"target {self.target!r} is unknown; choose {' or '.join(TARGETS)}.")
+        if self.loss_type != "nll":
+            raise ValueError(f"loss_type {self.loss_type!r} is not supported with clips; leave it at nll.")
+        for name in WITHOUT_EFFECT:
+            if getattr(self, name):
+                raise ValueError(f"{name} is not supported with clips; leave it out.")
+
+
+def ending(processor) -> str:
+    """Return what the chat template writes behind a reply to end it: the token that the model must learn to say."""
+    turns = [{"role": role, "content": [{"type": "text", "text": "§"}]} for role in ("user", "assistant")]
+    return processor.apply_chat_template(turns, tokenize=False).rpartition("§")[2].strip()
+
+
+def labels(processor, replies: Sequence[str]) -> Tensor:
+    """Encode replies as labels, (B, 1 + C): each reply and its ending, padded with IGNORED.
+
+    The first column stands for the prompt's last token and is never learnt, so that the tokens to learn are as many
+    whether or not one shifts labels to count them (transformers does).
+    """
+    tokenizer = processor.tokenizer
+    ids = tokenizer([reply + ending(processor) for reply in replies], add_special_tokens=False).input_ids
+    result = torch.full((len(ids), 1 + max(map(len, ids))), IGNORED)  # (B, 1 + C)
+    for row, tokens in enumerate(ids):
+        result[row, 1 : 1 + len(tokens)] = torch.tensor(tokens)
+    return result
+
+
+class Lessons(Examples):
+    """Questions with their right answers; `collate` makes `{"questions", "prompts", "labels"}` of some."""
+
+    def __init__(self, questions: Sequence[Question], processor, style: int, target: str = "tagged"):
+        super().__init__(questions, processor, style)
+        self.target = TARGETS[target]
+        if withheld := [question.id for question in questions if not question.answer]:
+            raise ValueError(
+                f"{len(withheld)} questions have no answer to learn, {withheld[0]!r} the first; leave them out."
+            )
+
+    def collate(self, items) -> dict:
+        batch = super().collate(items)
+        return batch | {"labels": labels(self.processor, [self.target(question) for question in batch["questions"]])}
+
+
+def answers(prompts: Prompts, labels: Tensor) -> Rollouts:
+    """Put right answers, (B, 1 + C) labels, in the form of sampled ones: one each, all ended."""
+    taught = labels[:, None, 1:]  # (B, 1, C)
+    mask = taught != IGNORED
+    return Rollouts(prompts, taught.where(mask, 0), mask, mask.any(-1))
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """Train an audio-language model on right answers.
+
+    model, processor: from `model.load`, with `lora=...` for adapters. The datasets are lists of `Question`;
+    eval_dataset is held out and ranks the checkpoints by greedy accuracy, as in `GRPOTrainer`.
+    """
+
+    # What a run draws, which rate each part learns at, and how checkpoints are ranked and loaded: one definition.
+    get_train_dataloader = GRPOTrainer.get_train_dataloader
+    create_optimizer = GRPOTrainer.create_optimizer
+    evaluate = GRPOTrainer.evaluate
+    floating_point_ops = GRPOTrainer.floating_point_ops
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor,
+        args: SFTConfig | None = None,
+        train_dataset: Sequence[Question] = (),
+        eval_dataset: Sequence[Question] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        args = args or SFTConfig()
+        if not eval_dataset and args.eval_strategy != "no":
+            raise ValueError("no held-out questions to evaluate; give eval_dataset, or set eval_strategy to no.")
+        if len(train_dataset) == 0:
+            raise ValueError("no questions to train on; give train_dataset.")
+        lessons = Lessons(train_dataset, processor, args.prompt_style, args.target)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processor,
+            data_collator=lessons.collate,
+            # TRL takes no other class here, and looks at nothing but the first row's columns.
+            train_dataset=datasets.Dataset.from_dict({"id": [question.id for question in train_dataset]}),
+            eval_dataset=list(eval_dataset) if eval_dataset else None,
+            callbacks=[MetricsFile(), *(callbacks or [])],
+        )
+        self.train_dataset = lessons
+        self.model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
+        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
+            self.add_callback(_OneLine())
+        self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
+
+    def training_step(self, *args, **kwargs) -> Tensor:
+        start = time.perf_counter()
+        loss = super().training_step(*args, **kwargs)
+        self._means["step_time"].append(time.perf_counter() - start)
+        return loss
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """Compute the mean negative log-probability of the answers' tokens, over all tokens of the step."""
+        prompts, taught = inputs["prompts"].to(self.args.device), inputs["labels"].to(self.args.device)
+        rollouts = answers(prompts, taught)
+        logps, entropies = completion_logps(model, rollouts, chunk_size=self.args.logits_chunk_size)  # (B, 1, C)
+        tokens = rollouts.mask.sum()
+        self._means["entropy"].append(float(entropies.sum() / tokens))
+        self.state.num_input_tokens_seen += int(prompts.attention_mask.sum() + tokens)
+        loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {"logps": logps}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, adding the budget spent so far and the means of what was recorded since the last log."""
+        if "loss" in logs:
+            args = self.args
+            a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            logs |= {name: sum(values) / len(values) for name, values in self._means.items()}
+            logs |= {"num_questions": self.state.global_step * a_step, "num_tokens": self.state.num_input_tokens_seen}
+            self._means.clear()
+        super().log(logs, start_time)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if hasattr(model or self.model, "disable_adapter"):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        GRPOTrainer._load_from_checkpoint(self, resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if hasattr(self.model, "disable_adapter"):
+            return super()._load_best_model()
+        GRPOTrainer._load_best_model(self)
+
+
+class _OneLine(OneLine):
+    SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {
+        key: word for key, word in OneLine.SHOWN.items() if key.startswith(("eval", "step"))
+    }
