@@ -42,7 +42,7 @@ def clip(task: str, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str
     if rng.random() < 0.3:  # one echo, as of a wall
         delay = rng.integers(400, 2400)
         wave[delay:] += F32(rng.uniform(0.1, 0.35)) * wave[:-delay]
-    snr = rng.uniform(3, 30)
+    snr = rng.uniform(5, 30)
     hiss = _noise(rng, S, rng.choice([0.0, 0.5, 1.0]))
     wave = wave / _rms(wave) + hiss * F32(10 ** (-snr / 20) / _rms(hiss))
     wave *= F32(10 ** (rng.uniform(-24, -1) / 20) / np.abs(wave).max())
@@ -94,9 +94,7 @@ def _source(rng, name: str, S: int) -> np.ndarray:
         sweep = np.sin(2 * np.pi * rng.uniform(0.6, 2.2) * t + rng.uniform(0, 6.3))
         return _tone(rng.uniform(700, 1000) * (1 + rng.uniform(0.25, 0.45) * sweep), (1, 0.4, 0.25))
     if name == "an engine":
-        f = rng.uniform(35, 80) * (
-            1 + 0.06 * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t + rng.uniform(0, 6.3))
-        )
+        f = rng.uniform(35, 80) * (1 + 0.06 * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t + rng.uniform(0, 6.3)))
         return _tone(f, 1 / np.arange(1, 25) ** 0.6) + F32(0.4) * _noise(rng, S, 1.0, 50, 1500)
     # all others repeat one call at their own rate, seconds
     every = {
@@ -121,14 +119,12 @@ def _call(rng, name: str, S: int) -> np.ndarray:
             rng, S, -0.3
         ) * np.exp(-t * 500)
     if name == "footsteps":
-        return _noise(rng, S, 0.8, 60, 500) * np.exp(-t * 35) + F32(0.4) * _noise(
-            rng, S, 0.0, 800, 3000
-        ) * np.exp(-t * 60)
+        return _noise(rng, S, 0.8, 60, 500) * np.exp(-t * 35) + F32(0.4) * _noise(rng, S, 0.0, 800, 3000) * np.exp(
+            -t * 60
+        )
     if name == "a bird":
         trill = 1 + rng.uniform(0.05, 0.2) * np.sin(2 * np.pi * rng.uniform(15, 35) * t)
-        return _tone(rng.uniform(2800, 4500) * (1 + rng.uniform(-0.3, 0.3) * x) * trill, (1, 0.15)) * _fade(
-            S, S // 4
-        )
+        return _tone(rng.uniform(2800, 4500) * (1 + rng.uniform(-0.3, 0.3) * x) * trill, (1, 0.15)) * _fade(S, S // 4)
     if name == "a dog":
         f = rng.uniform(280, 600) * (1 + 0.5 * np.sin(np.pi * np.minimum(1, x * 1.6))) * (1 - 0.3 * x)
         bark = _tone(f, 1 / np.arange(1, 9) ** 0.7) + F32(0.6) * _noise(rng, S, 0.5, 400, 2500)
@@ -138,8 +134,7 @@ def _call(rng, name: str, S: int) -> np.ndarray:
     if name == "a bell":
         f = rng.uniform(500, 1100)
         parts = sum(
-            _tone(np.full(S, f * ratio), (1,)) * np.exp(-t * d)
-            for ratio, d in ((1, 3), (2.0, 4), (2.76, 5), (5.4, 9))
+            _tone(np.full(S, f * ratio), (1,)) * np.exp(-t * d) for ratio, d in ((1, 3), (2.0, 4), (2.76, 5), (5.4, 9))
         )
         return parts.astype(F32) * _fade(S, 60)
     f = rng.uniform(450, 700) * (0.8 + 0.5 * np.sin(np.pi * x**0.7))  # a cat
@@ -158,9 +153,7 @@ def _music(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
     melody = str(rng.choice(CONTOURS if count > 2 else ("going up", "going down", "staying the same")))
     starts = int(rng.uniform(0, S - gap * count)) + gap * np.arange(count)
     pitches = rng.uniform(200, 480) * 2 ** (_contour(rng, melody, count) / 12)
-    owner = np.clip(
-        np.searchsorted(starts, np.arange(S), side="right") - 1, 0, None
-    )  # the note of each sample
+    owner = np.clip(np.searchsorted(starts, np.arange(S), side="right") - 1, 0, None)  # the note of each sample
     since = (np.arange(S) - starts[owner]).astype(F32) / SAMPLE_RATE  # seconds
     length, own = gap / SAMPLE_RATE, starts[0] / SAMPLE_RATE
     h = np.arange(1, 13)
@@ -175,9 +168,7 @@ def _music(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
     }[instrument]  # fmt: skip
     frequency = pitches[owner]
     if instrument == "violin":
-        frequency = frequency * (
-            1 + 0.015 * np.sin(2 * np.pi * rng.uniform(5, 7) * np.arange(S) / SAMPLE_RATE)
-        )
+        frequency = frequency * (1 + 0.015 * np.sin(2 * np.pi * rng.uniform(5, 7) * np.arange(S) / SAMPLE_RATE))
     wave = _tone(frequency, amplitudes * bright**h)
     if instrument == "flute":
         wave += F32(0.25) * _noise(rng, S, 0.2, 1500, 6000)
@@ -208,18 +199,14 @@ def _speech(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
             "up then down": 0.5 - np.abs(2 * x - 1),
             "staying the same": 0 * x,
         }
-        f *= 2 ** (F32(rng.uniform(0.6, 1.0)) * bend[facts["pitch"]])
+        f *= 2 ** (F32(rng.uniform(0.9, 1.4)) * bend[facts["pitch"]])
     if voice in ("a man", "a child"):
         facts["height"] = "low" if voice == "a man" else "high"
     wave = _tone(f, 1 / np.arange(1, 31) ** (0.3 if voice == "a robot" else 0.8))
     if voice == "a robot":
-        wave *= 1 + F32(0.8) * np.sin(
-            2 * np.pi * F32(rng.uniform(45, 70)) * np.arange(S, dtype=F32) / SAMPLE_RATE
-        )
+        wave *= 1 + F32(0.8) * np.sin(2 * np.pi * F32(rng.uniform(45, 70)) * np.arange(S, dtype=F32) / SAMPLE_RATE)
     size = {"a man": 1.0, "a woman": 1.14, "a child": 1.3, "a robot": 1.0}[voice] * rng.uniform(0.95, 1.05)
-    wave = _formants(
-        wave + F32(0.03) * _noise(rng, S, 0.0), [(f * size, 60 + 0.05 * f) for f in VOWELS[vowel]]
-    )
+    wave = _formants(wave + F32(0.03) * _noise(rng, S, 0.0), [(f * size, 60 + 0.05 * f) for f in VOWELS[vowel]])
     envelope, hush = np.zeros(S, F32), int(gap * rng.uniform(0.2, 0.35))
     for i in range(count):
         a, b = start + i * gap + hush, start + (i + 1) * gap
@@ -235,7 +222,7 @@ def _speech(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
 
 def _contour(rng, name: str, count: int) -> np.ndarray:
     """Give the semitones of each note along a contour."""
-    steps = rng.integers(2, 5, count - 1)
+    steps = rng.integers(3, 6, count - 1)
     turn = (count - 1 + rng.integers(0, 2) * ((count - 1) % 2)) // 2
     signs = np.where(np.arange(count - 1) < max(turn, 1), 1, -1)
     sign = {
@@ -280,9 +267,7 @@ def _formants(wave: np.ndarray, peaks) -> np.ndarray:
     """Filter a wave through resonances, given as (frequency, width) in Hz."""
     S, N = len(wave), _length(len(wave))
     f = _bins(N)
-    gain = sum(F32(0.7**i) / (1 + ((f - F32(p)) / F32(w)) ** 2) for i, (p, w) in enumerate(peaks)) + F32(
-        0.005
-    )
+    gain = sum(F32(0.7**i) / (1 + ((f - F32(p)) / F32(w)) ** 2) for i, (p, w) in enumerate(peaks)) + F32(0.005)
     return np.fft.irfft(np.fft.rfft(wave.astype(F32), N) * gain, N)[:S]
 
 

@@ -149,14 +149,10 @@ def example(split: str, index: int, seed: int = 0, it: str = "audio") -> tuple[n
     """Make clip number `index` of a split and its question; tasks take turns. No two splits share a seed."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     wave, facts = sounds.clip(TASKS[index % 3], rng)
-    return wave, ask(
-        facts, rng, it=it, id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"aqa_lib {split} {seed} {index}"))
-    )
+    return wave, ask(facts, rng, it=it, id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"aqa_lib {split} {seed} {index}")))
 
 
-def write(
-    folder: str | Path, train: int = 1500, validation: int = 150, test: int = 300, seed: int = 0
-) -> Path:
+def write(folder: str | Path, train: int = 1500, validation: int = 150, test: int = 300, seed: int = 0) -> Path:
     """Write `train.jsonl`, `val.jsonl` (AVQA's lines, FLAC) and `test.json` (MMAU's list, WAV), and the clips.
 
     Does nothing where the folder holds the same data already, made with the same arguments by the same code.

@@ -28,9 +28,7 @@ def test_many_clips_are_finite_audible_and_unclipped():
         wave, question = synth.example("train", index)
         peak = np.abs(wave).max()
         assert np.isfinite(wave).all() and 0.01 < peak <= 1.0, question
-        assert question.answer in question.choices and len(set(question.choices)) == len(
-            question.choices
-        ) in (2, 4)
+        assert question.answer in question.choices and len(set(question.choices)) == len(question.choices) in (2, 4)
 
 
 def test_no_clip_or_id_stands_in_two_splits():
