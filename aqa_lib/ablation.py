@@ -186,10 +186,11 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
             lines += [""]
     if len(arms) > 1:
         pairs = [comparison.difference(b.recipe, a.recipe) for a, b in combinations(arms, 2)]
+        names = [f"{b.name} - {a.name}" for a, b in combinations(arms, 2)]
         lines += ["| difference | points | p | p, corrected |", "|---" * 4 + "|"]
-        for d, corrected in zip(pairs, stats.holm([d.p for d in pairs]), strict=True):
+        for name, d, corrected in zip(names, pairs, stats.holm([d.p for d in pairs]), strict=True):
             points = comparison.interval((d.points, d.low, d.high), signed=True)
-            lines.append(f"| {d.a} - {d.b} | {points} | {d.p:.2g} | {corrected:.2g} |")
+            lines.append(f"| {name} | {points} | {d.p:.2g} | {corrected:.2g} |")
         lines += [""]
     lines += ["A thought names a choice that stands in it word for word. Time: on the machine that it ran on."]
     return "\n".join(lines) + "\n"
@@ -212,7 +213,7 @@ def _number(bounds: Bounds) -> str:
     >>> _number((0.1234, 0.1, 0.2)), _number((12.34, float("nan"), float("nan")))
     ('0.123 [0.100, 0.200]', '12.3')
     """
-    digits = 1 if abs(bounds[0]) >= 10 else 2 if abs(bounds[0]) >= 1 else 3
+    digits = 1 if bounds[0] == 0 or abs(bounds[0]) >= 10 else 2 if abs(bounds[0]) >= 1 else 3
     mean, low, high = (f"{value:.{digits}f}" for value in bounds)
     return mean if np.isnan(bounds[1]) else f"{mean} [{low}, {high}]"
 
@@ -270,7 +271,7 @@ def _band(axis: Axes, series: Sequence[Series], name: str, colour: str) -> None:
         return
     steps = sorted(set.intersection(*({int(step) for step in steps} for steps, _ in series)))
     table = np.array([[dict(zip(map(int, s), v, strict=True))[step] for step in steps] for s, v in series])
-    if len(steps) > 15:
+    if len(steps) > 40:
         table = np.array([smooth(row) for row in table])
     if not steps:
         return
