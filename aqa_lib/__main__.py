@@ -9,6 +9,7 @@ import logging
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from . import scale as scales
@@ -16,10 +17,13 @@ from . import scale as scales
 JOBS = {
     "demo": "train the scale's model with GRPO, and show it before and after",
     "train": "train a model with GRPO",
+    "sft": "train a model on the right answers, the baseline",
     "evaluate": "answer questions with a model, and score the answers",
     "score": "score finished predictions, ours or anybody's, without a model",
     "compare": "set runs side by side, and say which differences are real",
     "report": "gather results into the report's table, its rows beside ours",
+    "ablation": "set prompt 2 and prompt 3 side by side: does thinking aloud help?",
+    "study": "run all of the report's Qwen2-Audio rows, three seeds each, and print its table",
 }
 
 
@@ -29,9 +33,11 @@ class TrainArguments:
 
     model: str = field(default=None, metadata={"help": "Folder or hub id of the model to train."})
     train: str = field(default=None, metadata={"help": "Questions to train on: AVQA's JSON lines, or any known form."})
-    held_out: str | None = field(default=None, metadata={"help": "Questions that rank the checkpoints."})
+    held_out: str | None = field(
+        default=None, metadata={"help": "Questions that rank the checkpoints; none to hold out a part of --train."}
+    )
     held_out_fraction: float = field(
-        default=0.0, metadata={"help": "Without --held_out: the part of the training clips that is held out."}
+        default=0.02, metadata={"help": "Without --held_out: the part of the training clips that is held out."}
     )
     audio: str | None = field(default=None, metadata={"help": "Folder of the clips; the question file's if not given."})
     skip_bad_rows: bool = field(default=False, metadata={"help": "Leave bad rows out instead of stopping at them."})
@@ -39,17 +45,19 @@ class TrainArguments:
         default=None,
         metadata={
             "help": "Rewards to add up: accuracy, format, think_format, their faithful_ forms, or "
-            "package.module:function. If not given: accuracy and the format that the prompt asks for."
+            "package.module:function. If not given: accuracy and the format that the prompt asks for. Not for sft."
         },
     )
     train_parts: list[str] = field(
         default_factory=lambda: ["audio_tower", "projector", "language_model"],
-        metadata={"help": "Parts that learn; the others are frozen."},
+        metadata={"help": "Parts that learn; the others are frozen. With LoRA its adapters learn, and nothing else."},
     )
-    lora_r: int | None = field(
-        default=None, metadata={"help": "Rank of LoRA adapters; every weight learns if not given."}
+    lora_r: str | None = field(
+        default=None, metadata={"help": "Rank of LoRA adapters; none to let the weights themselves learn."}
     )
-    quantization: str | None = field(default=None, metadata={"help": "4bit, for small GPUs; wants --lora_r."})
+    quantization: str | None = field(
+        default=None, metadata={"help": "4bit, for small GPUs, with --lora_r; none for whole weights."}
+    )
     dtype: str = field(default="auto", metadata={"help": "Type of the weights: auto, float32, bfloat16, float16."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
 
@@ -65,69 +73,83 @@ class _Parser(_OneSentence, argparse.ArgumentParser):
     pass
 
 
-def parse_train(arguments: list[str]):
-    """Parse the options of `train`: ours, and every option of GRPOConfig."""
-    from transformers import HfArgumentParser
+# transformers' options that a training is likely to want; --help-all lists the rest
+COMMON = {"seed", "bf16", "fp16", "gradient_accumulation_steps", "num_train_epochs", "optim", "lr_scheduler_type"}
+COMMON |= {"warmup_steps", "weight_decay", "gradient_checkpointing", "dataloader_num_workers", "disable_tqdm"}
 
-    from .trainer import GRPOConfig
+
+def parse_training(job: str, config: type, arguments: list[str]):
+    """Parse the options of `train` and `sft`: ours, and every option of their config."""
+    from transformers import HfArgumentParser
 
     class Parser(_OneSentence, HfArgumentParser):
         pass
 
     scale = scales.get()
     parser = Parser(
-        [TrainArguments, GRPOConfig],
-        prog="python -m aqa_lib train",
-        description=f"{JOBS['train'].capitalize()}. Defaults are those of {scale}.",
+        [TrainArguments, config],
+        prog=f"python -m aqa_lib {job}",
+        description=f"{JOBS[job].capitalize()}. Defaults are those of {scale}.",
         epilog="--help-all also lists every option of transformers' TrainingArguments.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    own = {f.name for f in fields(TrainArguments)} | set(GRPOConfig.__annotations__)
+    shown = {f.name for f in fields(TrainArguments)} | set(config.__annotations__) | COMMON | {"help"}
     if "--help-all" in arguments:
         arguments = ["--help"]
     else:
         for action in parser._actions:
-            if action.dest not in own and action.dest != "help":
+            if action.dest not in shown:
                 action.help = argparse.SUPPRESS
     parser.set_defaults(
         model=scale.model,
         train=str(scale.train),
         held_out=str(scale.held_out) if scale.held_out else None,
-        held_out_fraction=scale.held_out_fraction,
         dtype=scale.dtype,
         quantization=scale.quantization,
         lora_r=scale.lora_r,
-        **scale.grpo,
+        **(scale.sft if job == "sft" else scale.grpo),
     )
-    return scale, *parser.parse_args_into_dataclasses(arguments)
+    run, options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(f"there is no option {unknown[0]}; {parser.prog} --help lists the options.")
+    for name in ("held_out", "lora_r", "quantization"):
+        if getattr(run, name) == "none":
+            setattr(run, name, None)
+    if run.train != str(scale.train) and run.held_out == str(scale.held_out):
+        run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
+    if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
+        raise ValueError(f"lora_r {run.lora_r!r} is no rank; give a number above 0, or none.")
+    return scale, run, options
 
 
-def train(arguments: list[str]) -> None:
-    """Run `python -m aqa_lib train`."""
-    scale, run, config = parse_train(arguments)
-    from . import dataset, model
-    from .trainer import GRPOTrainer
+def train(job: str, arguments: list[str]) -> None:
+    """Run `python -m aqa_lib train` or `sft`."""
+    from transformers import set_seed
 
-    print(scale, f"\ntraining {run.model} on {run.train}, into {config.output_dir}")
+    from . import dataset, model, reward
+    from .sft import SFTConfig, SFTTrainer
+    from .trainer import GRPOConfig, GRPOTrainer
+
+    scale, run, config = parse_training(job, SFTConfig if job == "sft" else GRPOConfig, arguments)
+    print(f"{scale}\ntraining {run.model} on {run.train}, into {config.output_dir}")
+    rewards = run.rewards or ["accuracy", "think_format" if config.prompt_style == 3 else "format"]
+    rewards = [reward.get(name) for name in rewards]
     ensure_tiny(run.train)
     options = {"audio_root": run.audio, "on_error": "skip" if run.skip_bad_rows else "raise"}
     questions, held_out = dataset.read(run.train, **options), None
     if config.eval_strategy != "no":
-        if run.held_out and run.held_out != "none":
+        if run.held_out:
             held_out = dataset.read(run.held_out, **options)
-        elif run.held_out_fraction:
+        else:
             questions, held_out = dataset.split(questions, run.held_out_fraction, config.seed)
-    policy, processor = model.load(
-        run.model,
-        run.dtype,
-        config.device,
-        run.train_parts,
-        {"r": run.lora_r, "lora_alpha": 2 * run.lora_r} if run.lora_r else None,
-        run.quantization,
-    )
-    rewards = run.rewards or ["accuracy", "think_format" if config.prompt_style == 3 else "format"]
-    trainer = GRPOTrainer(policy, processor, rewards, config, questions, held_out)
+    set_seed(config.seed)  # adapters start at random
+    lora = {"r": int(run.lora_r)} if run.lora_r else None
+    policy, processor = model.load(run.model, run.dtype, config.device, run.train_parts, lora, run.quantization)
+    if job == "sft":
+        trainer = SFTTrainer(policy, processor, config, questions, held_out)
+    else:
+        trainer = GRPOTrainer(policy, processor, rewards, config, questions, held_out)
     trainer.train(resume_from_checkpoint=run.resume or None)
     trainer.save_model()
     trainer.save_state()
@@ -231,13 +253,12 @@ def evaluate(arguments: list[str]) -> None:
     cli_evaluation.run_score(argparse.Namespace(files=[Path(args.output)], json=False, questions=None, official=None))
 
 
-def _finished(job: str, arguments: list[str]) -> None:
-    """Run a job on finished predictions: score, compare or report."""
-    from . import cli_evaluation
-
+def _other(job: str, arguments: list[str]) -> None:
+    """Run a job that another module defines by `add_JOB_arguments` and `run_JOB`."""
+    module = import_module(f".{job if job in ('study', 'ablation') else 'cli_evaluation'}", __package__)
     parser = _parser(job)
-    getattr(cli_evaluation, f"add_{job}_arguments")(parser)
-    getattr(cli_evaluation, f"run_{job}")(parser.parse_args(arguments))
+    getattr(module, f"add_{job}_arguments")(parser)
+    getattr(module, f"run_{job}")(parser.parse_args(arguments))
 
 
 def _parser(job: str) -> argparse.ArgumentParser:
@@ -259,7 +280,7 @@ def _mapping(text: str) -> dict[str, str]:
 
 def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips where a path asks for them and they are not there."""
-    if Path(path).parent == scales.TINY:
+    if Path(path).resolve().parent == scales.TINY:
         from . import synth
 
         synth.write(scales.TINY)
@@ -279,10 +300,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if job not in JOBS:
             raise ValueError(f"no job is named {job!r}; choose from {', '.join(JOBS)}.")
-        {"demo": demo, "train": train, "evaluate": evaluate}.get(job, partial(_finished, job))(rest)
+        jobs = {"demo": demo, "evaluate": evaluate, "train": partial(train, job), "sft": partial(train, job)}
+        jobs.get(job, partial(_other, job))(rest)
     except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"error: {where}{getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+        return 130
     return 0
 
 

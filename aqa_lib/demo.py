@@ -7,6 +7,8 @@ and the scorer are those of every scale.
 import time
 from pathlib import Path
 
+from transformers import set_seed
+
 from . import dataset, evaluation, model, plotting, predictions, scale, scoring, synth
 from .trainer import GRPOConfig, GRPOTrainer
 
@@ -24,6 +26,7 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     held_out = dataset.read(here.held_out) if here.held_out else None
     if held_out is None:
         questions, held_out = dataset.split(questions, here.held_out_fraction, seed)
+    set_seed(seed)  # adapters start at random
     lora = {"r": here.lora_r} if here.lora_r else None
     policy, processor = model.load(here.model, here.dtype, lora=lora, quantization=here.quantization)
 
@@ -72,6 +75,13 @@ def table(reports: dict[str, scoring.Report]) -> str:
     lines = [f"| model | {' | '.join(tasks)} | average | format |", "|---" * (len(tasks) + 3) + "|"]
     for name, report in reports.items():
         cells = [str(report.by["task"][task]["strict"]) for task in tasks]
-        lines.append(f"| {' | '.join([name, *cells, str(report.strict), f'{report.tagged.percent:.1f}'])} |")
+        lines.append(f"| {' | '.join([name, *cells, str(report.strict), str(report.tagged)])} |")
     n = next(iter(reports.values())).strict.n
-    return "\n".join([*lines, "", f"Percent of {n} test questions answered with the right choice [95 % interval].", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Percent of {n} test questions [95 % interval]: answered with the right choice; in the form asked for.",
+            "",
+        ]
+    )

@@ -87,10 +87,11 @@ def completion_logps(
     row = torch.arange(B, device=ids.device)[:, None, None].expand_as(source)
     hidden, targets = hidden[row[mask], source[mask]], ids[mask]  # (N, H), (N,)
     head = parts(model).head
-    pieces = [
-        checkpoint(_logps, head, h, t, temperature, use_reentrant=False)
-        for h, t in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
-    ]
+    chunks = list(zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True))
+    if len(chunks) == 1:  # fits: nothing need be recomputed
+        pieces = [_logps(head, hidden, targets, temperature)]
+    else:
+        pieces = [checkpoint(_logps, head, *chunk, temperature, use_reentrant=False) for chunk in chunks]
     logps, entropies = (torch.cat(piece) for piece in zip(*pieces, strict=True))
     zeros = torch.zeros(B, G, C, device=ids.device)
     return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropies)

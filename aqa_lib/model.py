@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BitsAndBytesConfig
 from transformers.utils import logging
@@ -91,11 +92,20 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt before batching. ids: token ids with the audio tokens in place; mel: (M, L + 2) or None."""
+    """One prompt before batching.
+
+    ids: token ids with the audio tokens in place. mel: (M, L + 2) or None. notes: what was done to the clip.
+    """
 
     ids: list[int]
     mel: Tensor | None
     frames: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cut(self) -> bool:
+        """Whether the clip was longer than the model hears."""
+        return any(note.startswith("cut ") for note in self.notes)
 
 
 def load(
@@ -112,7 +122,7 @@ def load(
     dtype: of the weights ("auto": as saved). train: which of `PARTS` learn; the rest is frozen. lora: arguments of
     `peft.LoraConfig` (rank 8 on the language model's linear layers where not said otherwise), which freezes all
     else. quantization: "4bit" (needs bitsandbytes and a GPU). Raises ModelError if the folder is none, the class is
-    not an audio model, the head is tied, a special token is missing, or the model is deaf.
+    not an audio model or lacks weights, the head is tied, a special token is missing, or the model is deaf.
     """
     if (release := version("transformers")) in TIES_THE_HEAD:
         raise ModelError(
@@ -134,7 +144,7 @@ def load(
             bnb_4bit_compute_dtype=half,
             bnb_4bit_use_double_quant=True,
         )
-        options["device_map"] = {"": device}
+        options |= {"device_map": {"": device}, "dtype": half}
     adapter = Path(name_or_path) / "adapter_config.json"  # a folder that LoRA training saved
     try:
         if adapter.is_file():
@@ -145,29 +155,40 @@ def load(
             base = str(name_or_path)
         config = AutoConfig.from_pretrained(base)
         processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base)
-        model = AutoModelForMultimodalLM.from_pretrained(base, config=config, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        model, found = AutoModelForMultimodalLM.from_pretrained(base, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
             f"{name_or_path}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
             "or a folder that save_pretrained wrote."
         ) from error
+    if not hasattr(processor, "audio_token") or not hasattr(getattr(model, "model", None), "audio_tower"):
+        raise ModelError(f"{name_or_path}: a {config.model_type} model, which hears nothing; give an audio model.")
+    if lost := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{name_or_path}: {len(lost)} weights are missing, {lost[0]} among them, and would be random; "
+            "download or save the model again."
+        )
     if not quantization:
         model.to(device)
     if adapter.is_file():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(name_or_path), is_trainable=True)
+        if not quantization:
+            model = model.merge_and_unload()
     processor.tokenizer.padding_side = "left"
     if check:
         check_model(model, processor)
-    if lora is not None and not adapter.is_file():
-        from peft import LoraConfig, get_peft_model
-
-        model = get_peft_model(model, LoraConfig(**{"target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora))
-    elif not adapter.is_file():
+    if hasattr(model, "disable_adapter"):  # the adapters of a 4-bit model go on learning
+        return model, processor
+    if lora is None:
         choose_trainable(model, train)
-    return model, processor
+        return model, processor
+    from peft import LoraConfig, get_peft_model
+
+    options = {"r": 8, "target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora
+    return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options)), processor
 
 
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
@@ -192,9 +213,10 @@ def check_model(model: nn.Module, processor) -> None:
     if not getattr(model.config.get_text_config(), "tie_word_embeddings", False) and p.head.weight is embedding:
         raise ModelError(f"{name}: its head was tied to its embeddings on loading; use another transformers release.")
     for token in (processor.audio_token, processor.audio_bos_token, processor.audio_eos_token):
-        if len(tokenizer(token, add_special_tokens=False).input_ids) != 1:
+        ids = tokenizer(token, add_special_tokens=False).input_ids
+        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ModelError(
-                f"{name}: its tokenizer splits {token!r}; use the tokenizer that was saved with the model."
+                f"{name}: its tokenizer does not know {token!r}; use the tokenizer that was saved with the model."
             )
     if tokenizer.convert_tokens_to_ids(processor.audio_token) != p.audio_token_id:
         raise ModelError(f"{name}: model and tokenizer disagree on the id of {processor.audio_token!r}; reload both.")
@@ -259,7 +281,8 @@ def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
                 f"the prompt holds {text.count(token)} {token} where one belongs; remove it from the text."
             )
         text = text.replace(token, token * audio.num_audio_tokens(frames))
-    return Example(processor.tokenizer(text, add_special_tokens=False).input_ids, mel, frames)
+    ids = processor.tokenizer(text, add_special_tokens=False).input_ids
+    return Example(ids, mel, frames, clip.notes if clip else ())
 
 
 def collate(processor, examples: Sequence[Example]) -> Prompts:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -56,18 +57,24 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
         "rewards/format/mean": "format reward (0 to 1)",
         "reward_std": "deviation of the reward\nwithin a group",
         "completions/mean_length": "answer length (tokens)",
-        "entropy": "entropy of a token (nats)",
+        "entropy": "entropy of a token (nats)\nin the groups that taught",
+        "kl": "KL to the reference\n(nats a token)",
+        "loss": "loss",
         "eval_accuracy": "held-out accuracy (0 to 1)",
     }
+    read = {run: read_metrics(file) for run, file in runs.items()}
+    for metrics in read.values():  # prompt 3's format reward goes by another name
+        if "rewards/think_format/mean" in metrics:
+            metrics["rewards/format/mean"] = metrics["rewards/think_format/mean"]
+    panels = {name: label for name, label in panels.items() if any(name in metrics for metrics in read.values())}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(10, 5), layout="constrained")
-        for axis, (name, label) in zip(axes.flat, panels.items(), strict=True):
-            for colour, (run, file) in zip(COLOURS, runs.items(), strict=False):
-                metrics = read_metrics(file)
-                # prompt 3's format reward goes by another name
-                found = name if name in metrics else name.replace("format", "think_format")
-                if found in metrics:
-                    _line(axis, *metrics[found], run, colour, held_out if name == "eval_accuracy" else 0)
+        figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(10, 5), layout="constrained", squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
+            for colour, (run, metrics) in zip(cycle(COLOURS), read.items(), strict=False):
+                if name in metrics:
+                    _line(axis, *metrics[name], run, colour, held_out if name == "eval_accuracy" else 0)
             axis.set(xlabel="optimizer step", ylabel=label)
         if len(runs) > 1:
             axes.flat[0].legend(frameon=False)
@@ -77,7 +84,7 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
 
 
 def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
-    if len(steps) > 15:  # many noisy points: their average, over them
+    if len(steps) > 15 and not questions:  # many noisy points: their average, over them
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axis.plot(steps, smooth(values), color=colour, label=run)
         return

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     DynamicCache,
-    LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
@@ -71,7 +68,7 @@ def sample(
     B, G, device = len(prompts), num_generations, prompts.input_ids.device
     head, lm, pad = parts(model).head, parts(model).language_model, processor.tokenizer.pad_token_id
     ends = torch.tensor(end_ids(model, processor), device=device)
-    warp = _warpers(temperature, top_k, top_p, repetition_penalty)
+    penalise = RepetitionPenaltyLogitsProcessor(repetition_penalty) if repetition_penalty != 1.0 else None
     generator = torch.Generator(device).manual_seed(seed)
     training = model.training
     model.eval()
@@ -88,15 +85,13 @@ def sample(
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
     for step in range(max_completion_length):
-        if repetition_penalty != 1.0:  # the only warper that looks at what was said
+        if penalise:
             said = torch.cat([prompts.input_ids[rows].repeat_interleave(G, 0), ids[rows, :, :step].flatten(0, 1)], 1)
-        else:
-            said = None
-        scores = warp(said, logits)
+            logits = penalise(said, logits)
         if temperature == 0:
-            token = scores.argmax(-1)
+            token = logits.argmax(-1)
         else:
-            token = _draw(scores.softmax(-1), generator)
+            token = draw(logits / temperature, top_k, top_p, generator)
         token = token.view(-1, G)
         ids[rows, :, step] = torch.where(open_[rows], token, pad)
         mask[rows, :, step] = open_[rows]
@@ -119,30 +114,21 @@ def sample(
     return Rollouts(prompts, ids[..., :width], mask[..., :width], ~open_)
 
 
-def _draw(probs: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one index a row, (N, V) to (N,), from one uniform number each: `multinomial` draws V of them.
+def draw(scores: Tensor, top_k: int | None, top_p: float, generator: torch.Generator) -> Tensor:
+    """Draw one token a row, (N, V) to (N,), from one uniform number each.
 
-    >>> _draw(torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), torch.Generator()).tolist()
-    [1, 2]
+    Only among the `top_k` best, and of these the likeliest with a total mass of `top_p`, as `generate` does.
+
+    >>> draw(torch.tensor([[0.0, 9.0, -torch.inf]]), 1, 1.0, torch.Generator())
+    tensor([1])
     """
-    heights = probs.cumsum(-1)  # (N, V)
-    uniform = torch.rand(len(probs), 1, device=probs.device, generator=generator)
-    index = torch.searchsorted(heights, uniform * heights[:, -1:], right=True).squeeze(1)
-    return index.clamp(max=probs.shape[-1] - 1)
-
-
-def _warpers(temperature: float, top_k: int | None, top_p: float, repetition_penalty: float) -> LogitsProcessorList:
-    """Build transformers' own logits processors, in the order that `generate` applies them."""
-    warpers = LogitsProcessorList()
-    if repetition_penalty != 1.0:
-        warpers.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
-    if temperature not in (0, 1.0):
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if temperature and top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if temperature and top_p < 1.0:
-        warpers.append(TopPLogitsWarper(top_p))
-    return warpers
+    scores, tokens = scores.topk(min(top_k or scores.shape[-1], scores.shape[-1]))  # likeliest first
+    if top_p < 1.0:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    heights = scores.softmax(-1).cumsum(-1)  # (N, top_k)
+    uniform = torch.rand(len(scores), 1, device=scores.device, generator=generator)
+    place = torch.searchsorted(heights, uniform * heights[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
+    return tokens.gather(1, place).squeeze(1)
 
 
 def decode(processor, rollouts: Rollouts) -> list[list[str]]:

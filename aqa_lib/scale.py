@@ -84,7 +84,7 @@ SCALES = {
         train=ROOT / "data" / "avqa" / "train.jsonl",
         test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
-        grpo={"gradient_checkpointing": True},
+        grpo={"bf16": True, "gradient_checkpointing": True},
     ),
 }
 

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ class GRPOConfig(TrainingArguments):
     """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the report's.
 
     A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
-    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps * processes` questions.
+    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The means of "dapo" and
+    "bnpo" are over the tokens of one such batch.
     """
 
     output_dir: str = field(default="runs/grpo", metadata={"help": "Folder for checkpoints, metrics and the model."})
@@ -82,7 +83,9 @@ class GRPOConfig(TrainingArguments):
         metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."},
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
-    log_completions: bool = field(default=True, metadata={"help": "Show one answered question at every log."})
+    log_completions: bool = field(
+        default=True, metadata={"help": "At every log, keep one question with all its answers in completions.jsonl."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     eval_strategy: str = field(
@@ -119,11 +122,19 @@ class GRPOConfig(TrainingArguments):
                 f"scale_rewards {self.scale_rewards!r}: choose group or none.",
             ),
             (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
+            (self.beta >= 0, "beta must not be negative: it would reward distance from the reference."),
+            (self.epsilon > 0, "epsilon must be above 0."),
+            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1."),
+            (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
+            (self.max_tokens_per_forward > 0, "max_tokens_per_forward must be at least 1."),
+            (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
             (self.num_iterations > 0, "num_iterations must be at least 1."),
             (self.max_completion_length > 0, "max_completion_length must be at least 1."),
             (
-                self.save_strategy != "steps" or self.save_steps % self.num_iterations == 0,
-                "save_steps must be a multiple of num_iterations: answers in use are not saved.",
+                self.num_iterations <= 1
+                or self.save_strategy == "no"
+                or (self.save_strategy == "steps" and self.save_steps % self.num_iterations == 0),
+                "with num_iterations, save by steps and at a multiple of it: answers in use are not saved.",
             ),
         ]:
             if not valid:
@@ -144,7 +155,8 @@ class Examples(Dataset):
 
     def collate(self, items) -> dict:
         questions, examples = zip(*items, strict=True)
-        return {"questions": questions, "prompts": collate(self.processor, examples)}
+        cut = sum(example.cut for example in examples)
+        return {"questions": questions, "prompts": collate(self.processor, examples), "cut": cut}
 
 
 class QuestionBatches:
@@ -210,9 +222,17 @@ class GRPOTrainer(Trainer):
     ):
         args = args or GRPOConfig()
         if not eval_dataset and args.eval_strategy != "no":
-            raise ValueError("no held-out questions to evaluate; give eval_dataset, or set eval_strategy to no.")
+            raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
         if len(train_dataset) == 0:
-            raise ValueError("no questions to train on; give train_dataset.")
+            raise ValueError("no questions to train on.")
+        withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
+        if withheld:
+            raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; rewards need one.")
+        if args.world_size > 1:
+            raise ValueError("GRPO runs on one device here; start it without torchrun or accelerate launch.")
+        args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
+        if args.beta and hasattr(model, "disable_adapter") and _moved(model):
+            raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
         self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
         self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
@@ -220,6 +240,14 @@ class GRPOTrainer(Trainer):
             raise ValueError(
                 f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
             )
+        low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+        if low and not (args.bf16 or args.fp16):
+            raise ValueError(
+                f"weights that learn are {low[0].dtype}, which rounds nearly every small update away; "
+                "set bf16 (they are then kept in float32 and computed with in bfloat16), or load them as float32."
+            )
+        for parameter in low:
+            parameter.data = parameter.data.float()
         super().__init__(
             model=model,
             args=args,
@@ -229,7 +257,7 @@ class GRPOTrainer(Trainer):
             callbacks=[MetricsFile(), *(callbacks or [])],
         )
         if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
-            self.add_callback(OneLine())
+            self.add_callback(OneLine(bar=not args.disable_tqdm))
         self.model_accepts_loss_kwargs = False  # the loss is averaged here
         # A LoRA model holds its own reference: itself without the adapter.
         self.ref_model = None
@@ -237,7 +265,7 @@ class GRPOTrainer(Trainer):
             self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
         self._metrics: dict[str, list[float]] = defaultdict(list)
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
-        self._step, self._index = -1, 0
+        self._step, self._index, self._cut = -1, 0, 0
         self._sample: dict = {}  # one question of the last step with its answers, for the log
 
     # -- data and optimizer ---------------------------------------------------------------------------------------
@@ -271,17 +299,17 @@ class GRPOTrainer(Trainer):
                 "audio_tower": self.args.audio_tower_learning_rate,
                 "projector": self.args.projector_learning_rate,
             }
+            decayed = set(self.get_decay_parameter_names(model))  # not norms and biases
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
-                part = next((part for part in rates if part in name), "language_model")
                 if parameter.requires_grad:
-                    groups[part].append(parameter)
+                    rate = rates.get(next((part for part in rates if part in name), None))
+                    groups[rate, self.args.weight_decay * (name in decayed)].append(parameter)
             optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-            own = {part: {"lr": rate} for part, rate in rates.items() if rate is not None}
             self.optimizer = optimizer(
                 [
-                    {"params": p, "weight_decay": self.args.weight_decay} | own.get(part, {})
-                    for part, p in groups.items()
+                    {"params": group, "weight_decay": decay} | ({} if rate is None else {"lr": rate})
+                    for (rate, decay), group in groups.items()
                 ],
                 **kwargs,
             )
@@ -296,7 +324,12 @@ class GRPOTrainer(Trainer):
         model = model or self.model
         if hasattr(model, "disable_adapter") or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        options = {"dtype": "auto", "output_loading_info": True}
+        saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
+        if found["missing_keys"]:
+            raise ValueError(
+                f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; take another."
+            )
         model.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
@@ -319,6 +352,7 @@ class GRPOTrainer(Trainer):
         if self._index == len(self._experiences):
             prompts = inputs["prompts"].to(self.args.device)
             self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
+            self._cut += inputs["cut"]
         model.train()
         loss = self._backward(model, self._experiences[self._index])
         self._metrics["step_time"].append(time.perf_counter() - start)
@@ -341,8 +375,10 @@ class GRPOTrainer(Trainer):
             )
         self._metrics["rollout_time"].append(time.perf_counter() - start)
         texts = decode(self.processing_class, rollouts)
-        rewards = self._score(questions, texts)  # (B, G)
-        advantages = group_advantages(rewards, args.scale_rewards)
+        rewards = self._score(questions, texts, rollouts)  # (B, G)
+        # Equal rewards may differ in their last bit, which the division by a deviation of nearly 0 would blow up.
+        deviates = rewards.std(1, keepdim=True) > 1e-6
+        advantages = group_advantages(rewards, args.scale_rewards) * deviates
         loss_mask = rollouts.mask & rollouts.ended[..., None] if args.mask_truncated_completions else rollouts.mask
         experience = Experience(rollouts, advantages, loss_mask)
         if args.num_iterations > 1:
@@ -354,15 +390,20 @@ class GRPOTrainer(Trainer):
         self._record(questions, texts, rewards, rollouts)
         return experience
 
-    def _score(self, questions: Sequence[Question], texts: list[list[str]]) -> Tensor:
+    def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
         """Reward every answer, (B, G): the weighted sum of all rewards that apply to it."""
         G = self.args.num_generations
         repeated = [question for question in questions for _ in range(G)]
         columns = {
             "prompts": [prompt.messages(q, self.args.prompt_style) for q in repeated],
             "completions": [[{"role": "assistant", "content": text}] for group in texts for text in group],
+            "completion_ids": [
+                ids[mask].tolist()
+                for ids, mask in zip(rollouts.completion_ids.flatten(0, 1), rollouts.mask.flatten(0, 1), strict=True)
+            ],
             "solution": [prompt.target(q) for q in repeated],  # what r1-aqa and TRL's own rewards call it
-        } | {name: [getattr(q, name) for q in repeated] for name in ("id", "question", "choices", "answer", "task")}
+        }
+        columns |= {f.name: [getattr(q, f.name) for q in repeated] for f in fields(Question) if f.name != "audio"}
         rewards = []
         for function, name in zip(self.reward_funcs, self.reward_names, strict=True):
             values = function(**columns)
@@ -370,20 +411,23 @@ class GRPOTrainer(Trainer):
                 raise ValueError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
             # None: this reward does not apply to this answer
             rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
-            self._metrics[f"rewards/{name}/mean"].append(rewards[-1].nanmean().item())
+            if (applies := ~rewards[-1].isnan()).any():
+                self._metrics[f"rewards/{name}/mean"].append(rewards[-1][applies].mean().item())
         total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
         return total.view(-1, G).to(self.args.device)
 
     def _micro_batches(self, rollouts: Rollouts, rows: Tensor | None = None) -> Iterator[list[int]]:
         """Cut rows into batches of like length that hold at most `max_tokens_per_forward` tokens, padding included."""
-        lengths = rollouts.prompts.attention_mask.sum(1) + rollouts.mask.sum((1, 2))  # (B,)
-        rows = torch.arange(len(lengths)) if rows is None else rows.cpu()
+        prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
         batch: list[int] = []
-        for row in sorted(rows.tolist(), key=lengths.tolist().__getitem__):
-            if batch and int(lengths[row]) * (len(batch) + 1) > self.args.max_tokens_per_forward:
+        rows = range(len(prompts)) if rows is None else rows.tolist()
+        for row in sorted(rows, key=lambda row: prompts[row] + answers[row]):
+            more = [*batch, row]
+            width = max(prompts[i] for i in more) + max(answers[i] for i in more)
+            if batch and width * len(more) > self.args.max_tokens_per_forward:
                 yield batch
-                batch = []
-            batch.append(row)
+                more = [row]
+            batch = more
         if batch:
             yield batch
 
@@ -403,7 +447,7 @@ class GRPOTrainer(Trainer):
         rows = torch.arange(len(mask))
         if args.drop_zero_std_groups and not args.beta:  # their loss and its gradient are exactly zero
             rows = rows[(experience.advantages != 0).any(1).cpu()]
-        num_completions, num_tokens = mask[..., 0].numel(), int(mask.sum()) or 1
+        num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
         sums: dict[str, Tensor] = defaultdict(float)
         for part in self._micro_batches(rollouts, rows):
             some = rollouts.select(part)
@@ -430,11 +474,12 @@ class GRPOTrainer(Trainer):
             loss = loss / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
             counts |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
+            seen += int(mask[part, :, :width].sum())
             for name, value in counts.items():
                 sums[name] = sums[name] + value
         loss = sums.pop("loss", torch.zeros((), device=args.device))
-        for name, value in sums.items():
-            self._metrics[name].append(float(value) / num_tokens)
+        for name, value in sums.items():  # the entropy is that of the groups that were run
+            self._metrics[name].append(float(value) / (max(seen, 1) if name == "entropy" else num_tokens))
         return torch.as_tensor(loss)
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
@@ -448,7 +493,7 @@ class GRPOTrainer(Trainer):
         values = {
             "reward": rewards.mean(),
             "reward_std": deviation.mean(),  # within groups, as in the report's curves
-            "frac_reward_zero_std": (deviation == 0).float().mean(),
+            "frac_reward_zero_std": (deviation <= 1e-6).float().mean(),
             "completions/mean_length": lengths.mean(),
             "completions/min_length": lengths.min(),
             "completions/max_length": lengths.max(),
@@ -471,6 +516,8 @@ class GRPOTrainer(Trainer):
         """Log, adding the means of what was recorded since the last log."""
         if "loss" in logs:
             logs = logs | {name: sum(values) / len(values) for name, values in self._metrics.items() if values}
+            if self._cut:  # clips so far that were longer than the model hears
+                logs["clips/cut"] = self._cut
             self._metrics.clear()
             if self.args.log_completions and self._sample and self.is_world_process_zero():
                 with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
@@ -509,8 +556,20 @@ def _mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
+def _moved(model: nn.Module) -> bool:
+    """Tell whether a model's adapters change anything: fresh ones are zero."""
+    return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
+
+
 class MetricsFile(TrainerCallback):
     """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Drop the answers of steps that are to be taken (again), so that no step stands twice."""
+        path = Path(args.output_dir) / "completions.jsonl"
+        if state.is_world_process_zero and path.is_file():
+            kept = [row for row in path.read_text("utf-8").splitlines() if json.loads(row)["step"] < state.global_step]
+            path.write_text("".join(f"{row}\n" for row in kept), "utf-8")
 
     def on_log(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -527,6 +586,22 @@ class MetricsFile(TrainerCallback):
 
 class OneLine(ProgressCallback):
     """Show a progress bar and, at every log, one line that a person can read."""
+
+    def __init__(self, bar: bool = True):
+        super().__init__()
+        self.bar = bar
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar:
+            super().on_train_end(args, state, control, **kwargs)
 
     SHOWN = {
         "reward": "reward",

@@ -85,6 +85,7 @@ MISTAKES = {
     "file": (["train", "--train", "nowhere.jsonl"], "nowhere.jsonl"),
     "model": (["train", "--model", "no/such-folder"], "no model could be loaded"),
     "part": (["train", "--train_parts", "ear"], "no part named ear"),
+    "rank": (["train", "--lora_r", "0"], "lora_r '0' is no rank"),
     "reward": (["train", "--rewards", "kindness"], "kindness"),
     "batch": (["train", "--per_device_train_batch_size", "1000"], "fewer than the 1000"),
     "questions": (["evaluate", "--questions", "nowhere.json"], "nowhere.json"),

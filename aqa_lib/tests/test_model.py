@@ -111,8 +111,8 @@ def test_lora_trains_adapters_alone_and_is_loaded_again(folder, tmp_path, prompt
     mask, places = prompts.attention_mask, models.positions(prompts.attention_mask)
     with torch.no_grad():
         ours, theirs = (models.backbone(m, expected[0], mask, places) for m in (model, again))
-    assert torch.allclose(ours, theirs, atol=1e-6)
-    assert any(p.requires_grad for p in again.parameters())
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert not hasattr(again, "disable_adapter")  # merged: it may be trained on, and be its own reference
 
 
 def test_a_deaf_model_is_refused(model, processor):

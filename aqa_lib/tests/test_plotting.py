@@ -27,7 +27,8 @@ def test_metrics_are_read_where_they_were_logged(metrics):
 def test_curves_show_every_metric_with_intervals(metrics, tmp_path):
     figure = plotting.curves({"GRPO": metrics}, tmp_path / "curves.png", held_out=100)
     panels = {axis.get_ylabel(): axis for axis in figure.axes}
-    assert all(axis.get_xlabel() == "optimizer step" for axis in figure.axes)
+    assert all(axis.get_xlabel() == "optimizer step" for axis in figure.axes if axis.get_visible())
+    assert "loss" not in panels  # was not logged
     assert len(panels["format reward (0 to 1)"].lines) == 2  # prompt 3's too: the values and their average
     (held_out,) = panels["held-out accuracy (0 to 1)"].containers
     low, high = held_out.lines[2][0].get_segments()[0][:, 1]

@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from aqa_lib import model as models
+from aqa_lib import rollout
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer, QuestionBatches
 
 
@@ -122,8 +123,7 @@ def test_each_part_learns_at_its_own_rate(train, model):
     trainer = train(
         learning_rate=1e-3, projector_learning_rate=0.0, audio_tower_learning_rate=1e-5, max_steps=1, beta=0.0
     )
-    rates = {len(group["params"]): group["initial_lr"] for group in trainer.optimizer.param_groups}
-    assert sorted(rates.values()) == [0.0, 1e-5, 1e-3]
+    assert sorted(group["initial_lr"] for group in trainer.optimizer.param_groups) == [0.0, 1e-5, 1e-3]
     moved = {name: (value - start[name]).abs().max().item() for name, value in weights(model).items()}
     assert max(v for k, v in moved.items() if "projector" in k) == 0
     assert 0 < max(v for k, v in moved.items() if "audio_tower" in k) < 2e-5
@@ -153,8 +153,8 @@ def test_answers_serve_several_steps(train):
     assert rows[0]["clip_ratio"] == 0 and rows[1]["clip_ratio"] > 0
 
 
-def test_truncated_answers_can_be_left_out(train, model):
-    model.generation_config.eos_token_id = [len(model.lm_head.weight) - 1]  # nothing ever ends
+def test_truncated_answers_can_be_left_out(train, model, monkeypatch):
+    monkeypatch.setattr(rollout, "end_ids", lambda model, processor: [10_000])  # nothing ever ends
     start = weights(model)
     trainer = train(mask_truncated_completions=True, beta=0.0, max_steps=1)
     assert trainer.state.log_history[0]["completions/clipped_ratio"] == 1
@@ -232,7 +232,14 @@ def test_batches_cover_an_epoch_once_and_repeat_whole_steps():
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"num_iterations": 0}, "num_iterations"),
         ({"max_completion_length": 0}, "max_completion_length"),
-        ({"num_iterations": 3, "save_strategy": "steps", "save_steps": 100}, "multiple of num_iterations"),
+        ({"num_iterations": 3, "save_strategy": "steps", "save_steps": 100}, "at a multiple of it"),
+        ({"num_iterations": 2, "save_strategy": "best"}, "save by steps"),
+        ({"beta": -1.0}, "beta must not"),
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"prompt_style": 9}, "prompt_style 9"),
+        ({"max_tokens_per_forward": 0}, "max_tokens_per_forward"),
+        ({"logits_chunk_size": 0}, "logits_chunk_size"),
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, options, reason):
@@ -259,3 +266,13 @@ def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, 
             return [1.0]
 
         GRPOTrainer(model, processor, [bad], config(tmp_path), questions).train()
+
+
+def test_weights_that_learn_are_kept_in_float32_or_refused(model, train):
+    model.to(torch.bfloat16)
+    models.choose_trainable(model, ["projector"])
+    with pytest.raises(ValueError, match="set bf16"):
+        train(max_steps=1, beta=0.0)
+    train(max_steps=1, beta=0.0, bf16=True, learning_rate=1e-6)
+    kept = {p.dtype for p in model.parameters() if p.requires_grad}
+    assert kept == {torch.float32} and model.lm_head.weight.dtype == torch.bfloat16
