@@ -6,7 +6,7 @@ collator keeps the clip in the prompt and marks the answer alone as what is lear
 is (`loss.completion_logps`, one answer a prompt), since the model's own forward runs every clip as 30 s.
 
 The report says little of its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
-`<answer>choice</answer>`; the rest here is GRPO's, and LoRA's rate is a usual one.
+`<answer>choice</answer>`; the rest here is GRPO's.
 """
 
 import time
@@ -29,7 +29,7 @@ from .rollout import Rollouts
 from .trainer import Examples, GRPOConfig, GRPOTrainer, MetricsFile, OneLine
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
-LORA_LEARNING_RATE = 1e-4  # where --lora_r is given and no rate: a usual one, the report names none
+LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
 TARGETS = {"tagged": prompt.target, "plain": lambda question: question.answer}
 WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
 
@@ -90,15 +90,23 @@ class SFTConfig(trl.SFTConfig):
     def __post_init__(self):
         # transformers refuses bf16 without a GPU unless told that the CPU is meant
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.eval_strategy == "no":  # nothing is asked, so nothing is ranked
+            self.eval_on_start = self.load_best_model_at_end = False
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # questions are encoded with their clips, by the collator
         super().__post_init__()
-        if self.target not in TARGETS:
-            raise ValueError(f"target {self.target!r} is unknown; choose {' or '.join(TARGETS)}.")
-        if self.loss_type != "nll":
-            raise ValueError(f"loss_type {self.loss_type!r} is not supported with clips; leave it at nll.")
-        for name in WITHOUT_EFFECT:
-            if getattr(self, name):
-                raise ValueError(f"{name} is not supported with clips; leave it out.")
+        for valid, sentence in [
+            (self.target in TARGETS, f"target {self.target!r} is unknown; choose {' or '.join(TARGETS)}."),
+            (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
+            (self.max_completion_length > 0, "max_completion_length must be at least 1."),
+            (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
+            (self.loss_type == "nll", f"loss_type {self.loss_type!r} is not supported with clips; leave it at nll."),
+            *(
+                (not getattr(self, name), f"{name} is not supported with clips; leave it out.")
+                for name in WITHOUT_EFFECT
+            ),
+        ]:
+            if not valid:
+                raise ValueError(sentence)
 
 
 def ending(processor) -> str:
@@ -182,11 +190,15 @@ class SFTTrainer(trl.SFTTrainer):
             eval_dataset=list(eval_dataset) if eval_dataset else None,
             callbacks=[MetricsFile(), *(callbacks or [])],
         )
+        if hasattr(model, "disable_adapter"):  # TRL rounds a quantized model's adapters to bfloat16, GRPO's are not
+            for parameter in model.parameters():
+                parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
         self.train_dataset = lessons
         self.model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
         if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
-            self.add_callback(_OneLine())
+            self.add_callback(_OneLine(bar=not args.disable_tqdm))
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
+        self._cut = 0  # clips so far that were longer than the model hears
 
     def training_step(self, *args, **kwargs) -> Tensor:
         start = time.perf_counter()
@@ -201,6 +213,7 @@ class SFTTrainer(trl.SFTTrainer):
         logps, entropies = completion_logps(model, rollouts, chunk_size=self.args.logits_chunk_size)  # (B, 1, C)
         tokens = rollouts.mask.sum()
         self._means["entropy"].append(float(entropies.sum() / tokens))
+        self._cut += inputs["cut"]
         self.state.num_input_tokens_seen += int(prompts.attention_mask.sum() + tokens)
         loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"logps": logps}) if return_outputs else loss
@@ -212,6 +225,7 @@ class SFTTrainer(trl.SFTTrainer):
             a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             logs |= {name: sum(values) / len(values) for name, values in self._means.items()}
             logs |= {"num_questions": self.state.global_step * a_step, "num_tokens": self.state.num_input_tokens_seen}
+            logs |= {"clips/cut": self._cut} if self._cut else {}
             self._means.clear()
         super().log(logs, start_time)
 
