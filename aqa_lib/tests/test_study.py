@@ -140,6 +140,7 @@ def test_rows_can_be_chosen_and_unknown_ones_are_refused(tmp_path, monkeypatch):
     player = Player()
     monkeypatch.setattr(study, "_caller", lambda processes: player)
     monkeypatch.setenv("AQA_SCALE", "colab")  # no data are made there
+    monkeypatch.setattr(study, "summarize", lambda runs, folder: "")
     parser = ArgumentParser()
     study.add_study_arguments(parser)
     options = ["--output", str(tmp_path), "--seeds", "3", "--rows", "base-2", "grpo-2"]
