@@ -82,6 +82,8 @@ def parse_training(job: str, config: type, arguments: list[str]):
     """Parse the options of `train` and `sft`: ours, and every option of their config."""
     from transformers import HfArgumentParser
 
+    from .sft import LORA_RATE
+
     class Parser(_OneSentence, HfArgumentParser):
         pass
 
@@ -120,6 +122,8 @@ def parse_training(job: str, config: type, arguments: list[str]):
         run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
     if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
         raise ValueError(f"lora_r {run.lora_r!r} is no rank; give a number above 0, or none.")
+    if job == "sft" and run.lora_r and not scale.lora_r and not any("--learning_rate" in word for word in arguments):
+        options.learning_rate *= LORA_RATE  # the scale's rate is for all weights
     return scale, run, options
 
 

@@ -58,6 +58,14 @@ SCALES = {
             "save_steps": 50,
             "per_device_eval_batch_size": 75,
         },
+        sft={  # the budget of GRPO
+            "max_steps": 150,
+            "learning_rate": 2e-4,
+            "max_completion_length": 32,
+            "eval_steps": 50,
+            "save_steps": 50,
+            "per_device_eval_batch_size": 75,
+        },
     ),
     "colab": Scale(
         name="colab",

@@ -26,7 +26,7 @@ from .dataset import Question
 from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
-from .trainer import Examples, GRPOConfig, GRPOTrainer, MetricsFile, OneLine
+from .trainer import Examples, GRPOConfig, MetricsFile, OneLine, QuestionTrainer, check_run
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -135,10 +135,6 @@ class Lessons(Examples):
     def __init__(self, questions: Sequence[Question], processor, style: int, target: str = "tagged"):
         super().__init__(questions, processor, style)
         self.target = TARGETS[target]
-        if withheld := [question.id for question in questions if not question.answer]:
-            raise ValueError(
-                f"{len(withheld)} questions have no answer to learn, {withheld[0]!r} the first; leave them out."
-            )
 
     def collate(self, items) -> dict:
         batch = super().collate(items)
@@ -152,18 +148,12 @@ def answers(prompts: Prompts, labels: Tensor) -> Rollouts:
     return Rollouts(prompts, taught.where(mask, 0), mask, mask.any(-1))
 
 
-class SFTTrainer(trl.SFTTrainer):
+class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
     """Train an audio-language model on right answers.
 
     model, processor: from `model.load`, with `lora=...` for adapters. The datasets are lists of `Question`;
     eval_dataset is held out and ranks the checkpoints by greedy accuracy, as in `GRPOTrainer`.
     """
-
-    # What a run draws, which rate each part learns at, and how checkpoints are ranked and loaded: one definition.
-    get_train_dataloader = GRPOTrainer.get_train_dataloader
-    create_optimizer = GRPOTrainer.create_optimizer
-    evaluate = GRPOTrainer.evaluate
-    floating_point_ops = GRPOTrainer.floating_point_ops
 
     def __init__(
         self,
@@ -175,10 +165,7 @@ class SFTTrainer(trl.SFTTrainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         args = args or SFTConfig()
-        if not eval_dataset and args.eval_strategy != "no":
-            raise ValueError("no held-out questions to evaluate; give eval_dataset, or set eval_strategy to no.")
-        if len(train_dataset) == 0:
-            raise ValueError("no questions to train on; give train_dataset.")
+        check_run(model, args, train_dataset, eval_dataset)
         lessons = Lessons(train_dataset, processor, args.prompt_style, args.target)
         super().__init__(
             model=model,
@@ -221,23 +208,11 @@ class SFTTrainer(trl.SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, adding the budget spent so far and the means of what was recorded since the last log."""
         if "loss" in logs:
-            args = self.args
-            a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
             logs |= {name: sum(values) / len(values) for name, values in self._means.items()}
-            logs |= {"num_questions": self.state.global_step * a_step, "num_tokens": self.state.num_input_tokens_seen}
+            logs |= self.budget()
             logs |= {"clips/cut": self._cut} if self._cut else {}
             self._means.clear()
         super().log(logs, start_time)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if hasattr(model or self.model, "disable_adapter"):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        GRPOTrainer._load_from_checkpoint(self, resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if hasattr(self.model, "disable_adapter"):
-            return super()._load_best_model()
-        GRPOTrainer._load_best_model(self)
 
 
 class _OneLine(OneLine):

@@ -191,84 +191,35 @@ class QuestionBatches:
                 yield from (batch.tolist() for batch in step.split(self.batch_size))
 
 
-@dataclass
-class Experience:
-    """What a batch of questions taught: answers, their advantages (B, G), and log-probabilities to compare with."""
-
-    rollouts: Rollouts
-    advantages: Tensor
-    loss_mask: Tensor  # (B, G, C)
-    old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
-    ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
-
-
-class GRPOTrainer(Trainer):
-    """Train an audio-language model by group relative policy optimization.
-
-    model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
-    are lists of `Question`; eval_dataset is held out and ranks the checkpoints.
-    Source: the report, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        processor,
-        reward_funcs: Sequence[str | Callable] = ("accuracy", "format"),
-        args: GRPOConfig | None = None,
-        train_dataset: Sequence[Question] = (),
-        eval_dataset: Sequence[Question] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-    ):
-        args = args or GRPOConfig()
-        if not eval_dataset and args.eval_strategy != "no":
-            raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
-        if len(train_dataset) == 0:
-            raise ValueError("no questions to train on.")
-        withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
-        if withheld:
-            raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; rewards need one.")
-        if args.world_size > 1:
-            raise ValueError("GRPO runs on one device here; start it without torchrun or accelerate launch.")
-        args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
-        if args.beta and hasattr(model, "disable_adapter") and _moved(model):
-            raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
-        self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
-        self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
-        self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
-        if len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(
-                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
-            )
-        low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-        if low and not (args.bf16 or args.fp16):
-            raise ValueError(
-                f"weights that learn are {low[0].dtype}, which rounds nearly every small update away; "
-                "set bf16 (they are then kept in float32 and computed with in bfloat16), or load them as float32."
-            )
-        for parameter in low:
-            parameter.data = parameter.data.float()
-        super().__init__(
-            model=model,
-            args=args,
-            processing_class=processor,
-            train_dataset=Examples(train_dataset, processor, args.prompt_style),
-            eval_dataset=list(eval_dataset) if eval_dataset else None,
-            callbacks=[MetricsFile(), *(callbacks or [])],
+def check_run(
+    model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
+) -> None:
+    """Refuse a run that cannot work; keep weights of low precision that learn in float32."""
+    if not eval_dataset and args.eval_strategy != "no":
+        raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
+    if len(train_dataset) == 0:
+        raise ValueError("no questions to train on.")
+    withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
+    if withheld:
+        raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
+    if args.world_size > 1:
+        raise ValueError("training runs on one device here; start it without torchrun or accelerate launch.")
+    args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
+    low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+    if low and not (args.bf16 or args.fp16):
+        raise ValueError(
+            f"weights that learn are {low[0].dtype}, which rounds nearly every small update away; "
+            "set bf16 (they are then kept in float32 and computed with in bfloat16), or load them as float32."
         )
-        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
-            self.add_callback(OneLine(bar=not args.disable_tqdm))
-        self.model_accepts_loss_kwargs = False  # the loss is averaged here
-        # A LoRA model holds its own reference: itself without the adapter.
-        self.ref_model = None
-        if args.beta and not hasattr(model, "disable_adapter"):
-            self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._metrics: dict[str, list[float]] = defaultdict(list)
-        self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
-        self._step, self._index, self._cut = -1, 0, 0
-        self._sample: dict = {}  # one question of the last step with its answers, for the log
+    for parameter in low:
+        parameter.data = parameter.data.float()
 
-    # -- data and optimizer ---------------------------------------------------------------------------------------
+
+class QuestionTrainer:
+    """What GRPO and SFT runs have in common: the order of questions, rates by part, checkpoints and what ranks them.
+
+    To be put before a `transformers.Trainer` among the bases; `train_dataset` is an `Examples`.
+    """
 
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
@@ -337,8 +288,103 @@ class GRPOTrainer(Trainer):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def budget(self) -> dict[str, int]:
+        """Count what a run has learnt from so far: questions, and tokens of prompts (once each) and answers."""
+        args = self.args
+        a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        batches = -(-self.state.global_step // args.num_iterations)
+        return {"num_questions": batches * a_step, "num_tokens": self.state.num_input_tokens_seen}
+
     def floating_point_ops(self, inputs) -> int:
         return 0  # transformers' estimate knows neither the clips nor the shared prompts
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Ask the held-out questions, greedily: accuracy, also by task, and the rate of well-formed replies."""
+        questions = self.eval_dataset if eval_dataset is None else eval_dataset
+        with self.accelerator.autocast():
+            rows = evaluation.predict(
+                self.model,
+                self.processing_class,
+                questions,
+                style=self.args.prompt_style,
+                batch_size=self.args.per_device_eval_batch_size,
+                max_completion_length=self.args.max_completion_length,
+                progress=False,
+            )
+        formed = reward.think_format if self.args.prompt_style == 3 else reward.format
+        well = formed([None] * len(rows), [row["model_output"] for row in rows])
+        metrics = {
+            "accuracy": _mean(rows, "correct"),
+            "format": sum(well) / len(well),
+            "length": _mean(rows, "tokens"),
+        }
+        for task in sorted({row["task"] for row in rows} - {""}):
+            metrics[f"accuracy_{task}"] = _mean([row for row in rows if row["task"] == task], "correct")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+@dataclass
+class Experience:
+    """What a batch of questions taught: answers, their advantages (B, G), and log-probabilities to compare with."""
+
+    rollouts: Rollouts
+    advantages: Tensor
+    loss_mask: Tensor  # (B, G, C)
+    old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
+    ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
+
+
+class GRPOTrainer(QuestionTrainer, Trainer):
+    """Train an audio-language model by group relative policy optimization.
+
+    model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
+    are lists of `Question`; eval_dataset is held out and ranks the checkpoints.
+    Source: the report, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor,
+        reward_funcs: Sequence[str | Callable] = ("accuracy", "format"),
+        args: GRPOConfig | None = None,
+        train_dataset: Sequence[Question] = (),
+        eval_dataset: Sequence[Question] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        args = args or GRPOConfig()
+        if args.beta and hasattr(model, "disable_adapter") and _moved(model):
+            raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
+        check_run(model, args, train_dataset, eval_dataset)
+        self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
+        self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
+        self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
+        if len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(
+                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
+            )
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processor,
+            train_dataset=Examples(train_dataset, processor, args.prompt_style),
+            eval_dataset=list(eval_dataset) if eval_dataset else None,
+            callbacks=[MetricsFile(), *(callbacks or [])],
+        )
+        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
+            self.add_callback(OneLine(bar=not args.disable_tqdm))
+        self.model_accepts_loss_kwargs = False  # the loss is averaged here
+        # A LoRA model holds its own reference: itself without the adapter.
+        self.ref_model = None
+        if args.beta and not hasattr(model, "disable_adapter"):
+            self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
+        self._step, self._index, self._cut = -1, 0, 0
+        self._sample: dict = {}  # one question of the last step with its answers, for the log
 
     # -- one step -------------------------------------------------------------------------------------------------
 
@@ -502,6 +548,7 @@ class GRPOTrainer(Trainer):
         }
         for name, value in values.items():
             self._metrics[name].append(float(value))
+        self.state.num_input_tokens_seen += int(rollouts.prompts.attention_mask.sum() + lengths.sum())
         self._sample = {
             "step": self.state.global_step,
             "id": questions[0].id,
@@ -516,6 +563,7 @@ class GRPOTrainer(Trainer):
         """Log, adding the means of what was recorded since the last log."""
         if "loss" in logs:
             logs = logs | {name: sum(values) / len(values) for name, values in self._metrics.items() if values}
+            logs |= self.budget()
             if self._cut:  # clips so far that were longer than the model hears
                 logs["clips/cut"] = self._cut
             self._metrics.clear()
@@ -523,33 +571,6 @@ class GRPOTrainer(Trainer):
                 with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
         super().log(logs, start_time)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Ask the held-out questions, greedily: accuracy, also by task, and the rate of well-formed replies."""
-        questions = self.eval_dataset if eval_dataset is None else eval_dataset
-        with self.accelerator.autocast():
-            rows = evaluation.predict(
-                self.model,
-                self.processing_class,
-                questions,
-                style=self.args.prompt_style,
-                batch_size=self.args.per_device_eval_batch_size,
-                max_completion_length=self.args.max_completion_length,
-                progress=False,
-            )
-        formed = reward.think_format if self.args.prompt_style == 3 else reward.format
-        well = formed([None] * len(rows), [row["model_output"] for row in rows])
-        metrics = {
-            "accuracy": _mean(rows, "correct"),
-            "format": sum(well) / len(well),
-            "length": _mean(rows, "tokens"),
-        }
-        for task in sorted({row["task"] for row in rows} - {""}):
-            metrics[f"accuracy_{task}"] = _mean([row for row in rows if row["task"] == task], "correct")
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 def _mean(rows: list[dict], key: str) -> float:
