@@ -26,7 +26,8 @@ from .dataset import Question
 from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
-from .trainer import Examples, GRPOConfig, MetricsFile, OneLine, QuestionTrainer, check_run
+from .trainer import GRPOConfig
+from .training import Examples, MetricsFile, OneLine, QuestionTrainer, check_run
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither

@@ -7,9 +7,7 @@ step cut into micro-batches by tokens. Checkpoints are ranked on held-out questi
 """
 
 import copy
-import csv
 import json
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from . import evaluation, prompt, reward
+from . import prompt, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
-from .model import Prompts, collate, prepare
+from .model import Prompts
 from .rollout import Rollouts, decode, sample
-
-logger = logging.getLogger(__name__)
+from .training import Examples, MetricsFile, OneLine, QuestionTrainer, check_run
 
 
 @dataclass
@@ -139,191 +134,6 @@ class GRPOConfig(TrainingArguments):
         ]:
             if not valid:
                 raise ValueError(sentence)
-
-
-class Examples(Dataset):
-    """Questions, each with its prompt made on demand (in the loader's workers where there are any)."""
-
-    def __init__(self, questions: Sequence[Question], processor, style: int):
-        self.questions, self.processor, self.style = list(questions), processor, style
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def __getitem__(self, index: int):
-        return self.questions[index], prepare(self.processor, self.questions[index], self.style)
-
-    def collate(self, items) -> dict:
-        questions, examples = zip(*items, strict=True)
-        cut = sum(example.cut for example in examples)
-        return {"questions": questions, "prompts": collate(self.processor, examples), "cut": cut}
-
-
-class QuestionBatches:
-    """Batches of indices in an order that depends on seed and epoch alone, each step's batches `repeats` times over.
-
-    A step is `batches_per_step` batches (accumulation times processes); a last step that would be short is left out.
-    """
-
-    drop_last = True
-
-    def __init__(self, size: int, batch_size: int, batches_per_step: int = 1, repeats: int = 1, seed: int = 0):
-        self.size, self.batch_size, self.batches_per_step = size, batch_size, batches_per_step
-        self.repeats, self.seed, self.epoch = repeats, seed, 0
-        if size < batch_size * batches_per_step:
-            raise ValueError(
-                f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
-                "lower per_device_train_batch_size or gradient_accumulation_steps."
-            )
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size // (self.batch_size * self.batches_per_step) * self.batches_per_step * self.repeats
-
-    def __iter__(self) -> Iterator[list[int]]:
-        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))
-        per_step = self.batch_size * self.batches_per_step
-        for step in order[: self.size // per_step * per_step].split(per_step):
-            for _ in range(self.repeats):
-                yield from (batch.tolist() for batch in step.split(self.batch_size))
-
-
-def check_run(
-    model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
-) -> None:
-    """Refuse a run that cannot work; keep weights of low precision that learn in float32."""
-    if not eval_dataset and args.eval_strategy != "no":
-        raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
-    if len(train_dataset) == 0:
-        raise ValueError("no questions to train on.")
-    withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
-    if withheld:
-        raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
-    if args.world_size > 1:
-        raise ValueError("training runs on one device here; start it without torchrun or accelerate launch.")
-    args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
-    low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if low and not (args.bf16 or args.fp16):
-        raise ValueError(
-            f"weights that learn are {low[0].dtype}, which rounds nearly every small update away; "
-            "set bf16 (they are then kept in float32 and computed with in bfloat16), or load them as float32."
-        )
-    for parameter in low:
-        parameter.data = parameter.data.float()
-
-
-class QuestionTrainer:
-    """What GRPO and SFT runs have in common: the order of questions, rates by part, checkpoints and what ranks them.
-
-    To be put before a `transformers.Trainer` among the bases; `train_dataset` is an `Examples`.
-    """
-
-    def get_train_dataloader(self) -> DataLoader:
-        args = self.args
-        batches = QuestionBatches(
-            len(self.train_dataset),
-            args.per_device_train_batch_size,
-            args.gradient_accumulation_steps * args.world_size,
-            args.num_iterations,
-            args.seed if args.data_seed is None else args.data_seed,
-        )
-        workers = args.dataloader_num_workers
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=batches,
-            collate_fn=self.train_dataset.collate,
-            num_workers=workers,
-            pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
-            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
-            persistent_workers=bool(workers),
-        )
-        return self.accelerator.prepare(loader)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer, with a learning rate of its own for each part that has one."""
-        if self.optimizer is None:
-            model = model or self.model
-            rates = {
-                "audio_tower": self.args.audio_tower_learning_rate,
-                "projector": self.args.projector_learning_rate,
-            }
-            decayed = set(self.get_decay_parameter_names(model))  # not norms and biases
-            groups = defaultdict(list)
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    rate = rates.get(next((part for part in rates if part in name), None))
-                    groups[rate, self.args.weight_decay * (name in decayed)].append(parameter)
-            optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer(
-                [
-                    {"params": group, "weight_decay": decay} | ({} if rate is None else {"lr": rate})
-                    for (rate, decay), group in groups.items()
-                ],
-                **kwargs,
-            )
-        return self.optimizer
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load a checkpoint's weights into the model.
-
-        Qwen2-Audio is saved under the hub's names, which differ from its modules': transformers' Trainer (5.23) finds
-        none of them, says so in a warning, and goes on with the weights that it had. `from_pretrained` knows both.
-        """
-        model = model or self.model
-        if hasattr(model, "disable_adapter") or self.is_fsdp_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        options = {"dtype": "auto", "output_loading_info": True}
-        saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
-        if found["missing_keys"]:
-            raise ValueError(
-                f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; take another."
-            )
-        model.load_state_dict(saved.state_dict())
-
-    def _load_best_model(self) -> None:
-        if hasattr(self.model, "disable_adapter") or self.is_fsdp_enabled:
-            return super()._load_best_model()
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def budget(self) -> dict[str, int]:
-        """Count what a run has learnt from so far: questions, and tokens of prompts (once each) and answers."""
-        args = self.args
-        a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        batches = -(-self.state.global_step // args.num_iterations)
-        return {"num_questions": batches * a_step, "num_tokens": self.state.num_input_tokens_seen}
-
-    def floating_point_ops(self, inputs) -> int:
-        return 0  # transformers' estimate knows neither the clips nor the shared prompts
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Ask the held-out questions, greedily: accuracy, also by task, and the rate of well-formed replies."""
-        questions = self.eval_dataset if eval_dataset is None else eval_dataset
-        with self.accelerator.autocast():
-            rows = evaluation.predict(
-                self.model,
-                self.processing_class,
-                questions,
-                style=self.args.prompt_style,
-                batch_size=self.args.per_device_eval_batch_size,
-                max_completion_length=self.args.max_completion_length,
-                progress=False,
-            )
-        formed = reward.think_format if self.args.prompt_style == 3 else reward.format
-        well = formed([None] * len(rows), [row["model_output"] for row in rows])
-        metrics = {
-            "accuracy": _mean(rows, "correct"),
-            "format": sum(well) / len(well),
-            "length": _mean(rows, "tokens"),
-        }
-        for task in sorted({row["task"] for row in rows} - {""}):
-            metrics[f"accuracy_{task}"] = _mean([row for row in rows if row["task"] == task], "correct")
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
 
 @dataclass
@@ -573,71 +383,6 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         super().log(logs, start_time)
 
 
-def _mean(rows: list[dict], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
-
-
 def _moved(model: nn.Module) -> bool:
     """Tell whether a model's adapters change anything: fresh ones are zero."""
     return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
-
-
-class MetricsFile(TrainerCallback):
-    """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Drop the answers of steps that are to be taken (again), so that no step stands twice."""
-        path = Path(args.output_dir) / "completions.jsonl"
-        if state.is_world_process_zero and path.is_file():
-            kept = [row for row in path.read_text("utf-8").splitlines() if json.loads(row)["step"] < state.global_step]
-            path.write_text("".join(f"{row}\n" for row in kept), "utf-8")
-
-    def on_log(self, args, state, control, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        names = dict.fromkeys(name for row in state.log_history for name in row)
-        path = Path(args.output_dir) / "metrics.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".tmp"), "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["step", *(name for name in names if name != "step")])
-            writer.writeheader()
-            writer.writerows(state.log_history)
-        path.with_suffix(".tmp").replace(path)
-
-
-class OneLine(ProgressCallback):
-    """Show a progress bar and, at every log, one line that a person can read."""
-
-    def __init__(self, bar: bool = True):
-        super().__init__()
-        self.bar = bar
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self.bar:
-            super().on_train_begin(args, state, control, **kwargs)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar:
-            super().on_step_end(args, state, control, **kwargs)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar:
-            super().on_train_end(args, state, control, **kwargs)
-
-    SHOWN = {
-        "reward": "reward",
-        "rewards/accuracy/mean": "accuracy",
-        "rewards/format/mean": "format",
-        "reward_std": "std",
-        "kl": "kl",
-        "completions/mean_length": "tokens",
-        "step_time": "s/step",
-        "eval_accuracy": "held-out accuracy",
-        "eval_format": "held-out format",
-    }
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero:
-            shown = [f"{word} {logs[name]:.3g}" for name, word in self.SHOWN.items() if name in logs]
-            if shown:
-                tqdm.write(f"step {state.global_step:>4}: {', '.join(shown)}")

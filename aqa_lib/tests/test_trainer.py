@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from aqa_lib import model as models
 from aqa_lib import rollout
-from aqa_lib.trainer import GRPOConfig, GRPOTrainer, QuestionBatches
+from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+from aqa_lib.training import QuestionBatches
 
 
 def length_reward(prompts, completions, **columns):
