@@ -59,7 +59,6 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
         "completions/mean_length": "answer length (tokens)",
         "entropy": "entropy of a token (nats)\nin the groups that taught",
         "kl": "KL to the reference\n(nats a token)",
-        "loss": "loss",
         "eval_accuracy": "held-out accuracy (0 to 1)",
     }
     read = {run: read_metrics(file) for run, file in runs.items()}
@@ -84,7 +83,7 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
 
 
 def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
-    if len(steps) > 15 and not questions:  # many noisy points: their average, over them
+    if len(steps) > 60 and not questions:  # many noisy points: their average, over them
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axis.plot(steps, smooth(values), color=colour, label=run)
         return

@@ -54,6 +54,7 @@ SCALES = {
             "learning_rate": 5e-4,
             "max_completion_length": 32,
             "beta": 0.0,
+            "logging_steps": 5,
             "eval_steps": 50,
             "save_steps": 50,
             "per_device_eval_batch_size": 75,

@@ -13,22 +13,21 @@ def metrics(tmp_path):
         writer = csv.writer(file)
         writer.writerow(["step", "reward_std", "rewards/think_format/mean", "eval_accuracy"])
         writer.writerow([0, "", "", 0.5])
-        writer.writerows([step, 1 / step, step / 40, ""] for step in range(1, 41))
-        writer.writerow([40, "", "", 0.75])
+        writer.writerows([step, 1 / step, step / 80, ""] for step in range(1, 81))
+        writer.writerow([80, "", "", 0.75])
     return path
 
 
 def test_metrics_are_read_where_they_were_logged(metrics):
     read = plotting.read_metrics(metrics)
-    assert read["eval_accuracy"][0].tolist() == [0, 40] and read["eval_accuracy"][1].tolist() == [0.5, 0.75]
-    assert len(read["reward_std"][0]) == 40 and "step" not in read
+    assert read["eval_accuracy"][0].tolist() == [0, 80] and read["eval_accuracy"][1].tolist() == [0.5, 0.75]
+    assert len(read["reward_std"][0]) == 80 and "step" not in read
 
 
 def test_curves_show_every_metric_with_intervals(metrics, tmp_path):
     figure = plotting.curves({"GRPO": metrics}, tmp_path / "curves.png", held_out=100)
     panels = {axis.get_ylabel(): axis for axis in figure.axes}
     assert all(axis.get_xlabel() == "optimizer step" for axis in figure.axes if axis.get_visible())
-    assert "loss" not in panels  # was not logged
     assert len(panels["format reward (0 to 1)"].lines) == 2  # prompt 3's too: the values and their average
     (held_out,) = panels["held-out accuracy (0 to 1)"].containers
     low, high = held_out.lines[2][0].get_segments()[0][:, 1]
