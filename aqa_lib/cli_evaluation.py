@@ -78,13 +78,9 @@ def add_report_arguments(parser: ArgumentParser) -> None:
         metavar="SOURCE",
         help="folders and files of predictions (default: runs)",
     )
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/report"), help="folder for the report's files"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/report"), help="folder for the report's files")
     parser.add_argument("--rule", choices=scoring.RULES, default="official", help="what counts as right")
-    parser.add_argument(
-        "--plan", action="store_true", help="print the plan for full scale instead (estimates)"
-    )
+    parser.add_argument("--plan", action="store_true", help="print the plan for full scale instead (estimates)")
 
 
 def run_report(args: Namespace) -> None:

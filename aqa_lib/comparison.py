@@ -148,9 +148,7 @@ def verdicts(run: Predictions, rule: str = "official") -> dict[str, bool]:
     """Judge every row, by id; raises PredictionsError where answers are withheld or ids stand twice."""
     rights = {row["id"]: judge(row, rule) for row in run.rows}
     if len(rights) < len(run.rows):
-        raise PredictionsError(
-            f"{run.name}: ids stand twice, so its rows cannot be paired; make them unique."
-        )
+        raise PredictionsError(f"{run.name}: ids stand twice, so its rows cannot be paired; make them unique.")
     if not all(row["answer"] for row in run.rows):
         raise PredictionsError(f"{run.name}: answers are withheld, so nothing can be compared.")
     return rights
@@ -280,9 +278,7 @@ def controls(path: str | Path) -> list[Control]:
         other = read(beside)
         same = ("weights", "questions", "style", "decoding", "max_completion_length")
         if strange := [key for key in same if other.settings.get(key) != run.settings.get(key)]:
-            raise PredictionsError(
-                f"{beside}: is no control of {path} ({', '.join(strange)} differ); make it again."
-            )
+            raise PredictionsError(f"{beside}: is no control of {path} ({', '.join(strange)} differ); make it again.")
         ours, theirs = paired([run, other])
         there = {row["id"]: row["prediction"] for row in other.rows}
         both = [(row["prediction"], there[row["id"]]) for row in run.rows if row["id"] in there]

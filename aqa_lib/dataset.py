@@ -103,9 +103,7 @@ def read(path, audio_root=None, on_error="raise", check_audio=True, columns=None
     return _questions(rows, path, columns, (int, str), audio_root, on_error, check_audio)
 
 
-def read_hub(
-    name_or_dataset, split="train", columns=None, on_error="raise", audio_root="."
-) -> list[Question]:
+def read_hub(name_or_dataset, split="train", columns=None, on_error="raise", audio_root=".") -> list[Question]:
     """Read a data set of the Hugging Face hub, by name or loaded, with `columns` mapped as in `read`.
 
     Clips stay encoded, as bytes in memory: take a slice, `split="train[:1000]"`, of what does not fit. Rows
@@ -254,9 +252,7 @@ def _question(row, columns, answers, number, root, check_audio) -> Question:
         raise ValueError(f"{columns['choices']} is {show(choices)}: give a list of texts")
     choices = tuple(_text(choice, f"one of {columns['choices']}") for choice in choices)
     if len(set(choices)) < 2:
-        raise ValueError(
-            f"{columns['choices']} {show(list(choices))} leave nothing to choose: give two or more"
-        )
+        raise ValueError(f"{columns['choices']} {show(list(choices))} leave nothing to choose: give two or more")
     kept = columns["audio"] if isinstance(given["audio"], str) else None
     meta = {key: value for key, value in row.items() if key == kept or key not in columns.values()}
     start, end = meta.get("start"), meta.get("end")

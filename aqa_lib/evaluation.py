@@ -69,9 +69,7 @@ def predict(
     if not questions:
         raise ValueError("there are no questions to answer; check the file and the limit.")
     if batch_size < 1 or max_completion_length < 1:
-        raise ValueError(
-            f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more."
-        )
+        raise ValueError(f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more.")
     if audio not in HEARD:
         raise ValueError(f"audio {audio!r} is unknown; choose {', '.join(HEARD)}.")
     prompt.text(questions[0], style)  # refuses an unknown style before anything is written
@@ -97,11 +95,8 @@ def predict(
         meta = {
             "settings": settings,
             "labels": {"model": model_name(model), "data": name, "batch_size": batch_size, **(labels or {})},
-            "counts": {
-                key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS
-            },
-            "environment": predictions.environment()
-            | {"device": str(model.device), "dtype": str(model.dtype)},
+            "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
+            "environment": predictions.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
             "started": predictions.now(),
         }
         rows = predictions.resume(path, meta, [question.id for question in questions])
@@ -171,9 +166,7 @@ def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -
         return error
 
 
-def _reply(
-    model, processor, examples: list, max_completion_length: int, sampling: dict, seed: int
-) -> list[dict]:
+def _reply(model, processor, examples: list, max_completion_length: int, sampling: dict, seed: int) -> list[dict]:
     """Answer one batch: `model_output, tokens, ended` for each example, `error` where its clip was bad."""
     usable = [example for example in examples if not isinstance(example, AudioError)]
     answered = iter(())
@@ -274,10 +267,7 @@ def accuracy(rows: Sequence[Mapping]) -> dict[str, float]:
     {'music': 0.0, 'sound': 1.0, 'average': 0.5}
     """
     tasks = sorted({predictions.group(row, "task") for row in rows} - {""})
-    by = {
-        task: [bool(row["correct"]) for row in rows if predictions.group(row, "task") == task]
-        for task in tasks
-    }
+    by = {task: [bool(row["correct"]) for row in rows if predictions.group(row, "task") == task] for task in tasks}
     by["average"] = [bool(row["correct"]) for row in rows]
     return {task: sum(right) / len(right) for task, right in by.items()}
 

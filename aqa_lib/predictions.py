@@ -111,9 +111,7 @@ def environment() -> dict:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", here.parent, *words], capture_output=True, text=True, timeout=30
-            )
+            done = subprocess.run(["git", "-C", here.parent, *words], capture_output=True, text=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -138,9 +136,7 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
     path, beside = Path(path), meta_path(path)
     whole = path.read_bytes() if path.exists() else b""
     if whole and not beside.exists():
-        raise PredictionsError(
-            f"{path}: stands without {beside.name}, so it cannot be resumed; give another name."
-        )
+        raise PredictionsError(f"{path}: stands without {beside.name}, so it cannot be resumed; give another name.")
     kept = whole[: whole.rfind(b"\n") + 1]
     if not kept:  # nothing to lose, whatever its record says
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +164,7 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
         except (ValueError, KeyError, TypeError, IndexError):
             known = False
         if not known:
-            raise PredictionsError(
-                f"{path} line {number}: no row of this run; give another name, or delete the file."
-            )
+            raise PredictionsError(f"{path} line {number}: no row of this run; give another name, or delete the file.")
         rows[index] = row
     return rows
 
@@ -194,9 +188,7 @@ def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     meta = read_meta(path)
     if "finished" not in meta:
-        resumed = (
-            {"resumed": True} if meta.pop("opened") > 1 else {}
-        )  # its seconds are those of the last part
+        resumed = {"resumed": True} if meta.pop("opened") > 1 else {}  # its seconds are those of the last part
         meta |= {"finished": now(), "seconds": round(seconds, 2)} | resumed
         write_whole(meta_path(path), json.dumps(meta, indent=1))
 
@@ -239,9 +231,7 @@ def _entries(path: Path, text: str) -> list[tuple[str, object]]:
         try:
             return [(f"entry {number}", raw) for number, raw in enumerate(json.loads(text), 1)]
         except json.JSONDecodeError as error:
-            raise PredictionsError(
-                f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it whole?"
-            ) from error
+            raise PredictionsError(f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it whole?") from error
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -265,9 +255,7 @@ def _row(raw: object, index: int) -> dict:
         raise ValueError(f"`answer` is {answer!r}; it must be the text of a choice, not its index.")
     output = next((raw[key] for key in OUTPUTS if raw.get(key) is not None), None)
     if output is not None and not isinstance(output, str):
-        raise ValueError(
-            f"the model's output is {type(output).__name__}, not text; write the reply as a string."
-        )
+        raise ValueError(f"the model's output is {type(output).__name__}, not text; write the reply as a string.")
     ours = "prediction" in raw and isinstance(raw["prediction"], str)
     prediction = raw["prediction"] if ours else prompt.extract_answer(output or "") or ""
     given = {
@@ -297,13 +285,9 @@ def write_official(rows: Sequence[Mapping], path: str | Path, questions: str | P
     keys = ("id", "audio_id", "question", "choices", "answer", "task", *KEPT[1:])
     said = {str(row["id"]): row["prediction"] for row in rows}
     if questions is not None:
-        entries = [
-            entry for _, entry in _entries(Path(questions), Path(questions).read_text(encoding="utf-8-sig"))
-        ]
+        entries = [entry for _, entry in _entries(Path(questions), Path(questions).read_text(encoding="utf-8-sig"))]
         if strange := set(said) - {str(entry.get("id")) for entry in entries}:
-            raise PredictionsError(
-                f"{path}: predicts {min(strange)!r}, which is none of {questions}; check the file."
-            )
+            raise PredictionsError(f"{path}: predicts {min(strange)!r}, which is none of {questions}; check the file.")
     else:
         entries = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
     official = [entry | {"model_output": said.get(str(entry.get("id")), "")} for entry in entries]

@@ -75,16 +75,12 @@ def gather(sources: Iterable[str | Path]) -> list[Predictions]:
         if source.is_dir():
             records = sorted(source.rglob(f"*{meta_path('')}"))
             files += [
-                path
-                for record in records
-                if (path := Path(str(record).removesuffix(str(meta_path(""))))).exists()
+                path for record in records if (path := Path(str(record).removesuffix(str(meta_path(""))))).exists()
             ]
         elif meta_path(source).exists():
             files.append(source)
         else:
-            raise PredictionsError(
-                f"{source}: no folder and no predictions with a record beside them; see `score`."
-            )
+            raise PredictionsError(f"{source}: no folder and no predictions with a record beside them; see `score`.")
     runs = [read(file) for file in dict.fromkeys(files) if file.stat().st_size]
     plain = {"audio": "heard", "shuffle_choices": None}
     runs = [run for run in runs if all(run.settings.get(key) == value for key, value in plain.items())]
@@ -144,9 +140,7 @@ def _ours(recipe: Recipe, rule: str) -> Row:
     tasks = {row["id"]: group(row, "task") for row in first.rows}
     of = np.array([tasks[name] for name in sorted(tasks)])
     right = 100 * recipe.right.mean(0)
-    figures = {
-        task: float(right[of == task].mean()) for task in dict.fromkeys((*TASKS, *of)) if (of == task).any()
-    }
+    figures = {task: float(right[of == task].mean()) for task in dict.fromkeys((*TASKS, *of)) if (of == task).any()}
     figures["average"] = float(right.mean())
 
     def each(values: Iterable) -> str:
@@ -159,12 +153,8 @@ def _ours(recipe: Recipe, rule: str) -> Row:
         "model": each(run.labels.get("model") for run in recipe.runs),
         "scale": each(run.labels.get("scale") for run in recipe.runs),
         "data": data_version(first),
-        "data sha256": each(
-            (run.settings.get("data_sha256") or questions_of(run))[:12] for run in recipe.runs
-        ),
-        "commit": each(
-            (e.get("commit") or "unknown")[:10] + (" + changes" if e.get("dirty") else "") for e in made
-        ),
+        "data sha256": each((run.settings.get("data_sha256") or questions_of(run))[:12] for run in recipe.runs),
+        "commit": each((e.get("commit") or "unknown")[:10] + (" + changes" if e.get("dirty") else "") for e in made),
         "date": each(run.meta.get("finished", "unfinished")[:10] for run in recipe.runs),
         "files": each(Path(run.name).name for run in recipe.runs),
     }
@@ -201,9 +191,7 @@ def _findings(taken: dict[str, Row]) -> tuple[Finding, ...]:
     """Test the report's claims on our runs, Holm-corrected for all that could be tested."""
     figures = {theirs.name: theirs.average for theirs in THEIRS}
     pairs = [(a, b) for _, a, b, _ in FINDINGS]
-    made = {
-        (a, b): difference(taken[a].recipe, taken[b].recipe) for a, b in pairs if a in taken and b in taken
-    }
+    made = {(a, b): difference(taken[a].recipe, taken[b].recipe) for a, b in pairs if a in taken and b in taken}
     corrected = stats.holm([d.p for d in made.values()])
     made = {pair: replace(d, p_holm=p) for (pair, d), p in zip(made.items(), corrected, strict=True)}
     found = []
@@ -251,9 +239,7 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _scores(table: Table) -> list[str]:
-    tasks = list(
-        dict.fromkeys(task for row in table.rows for task in row.figures if task != "average")
-    ) or list(TASKS)
+    tasks = list(dict.fromkeys(task for row in table.rows for task in row.figures if task != "average")) or list(TASKS)
     head = [
         "row",
         "whose",
@@ -344,9 +330,7 @@ def plot(tables: Sequence[Table], path: str | Path) -> None:
                 ax.scatter(*zip(*seeds, strict=True), s=14, color="#D55E00", zorder=3, label="one seed")
         ax.set_yticks(range(len(rows)), [row.name for row in rows])
         ax.invert_yaxis()
-        ax.set(
-            xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)", title=table.data
-        )
+        ax.set(xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)", title=table.data)
         ax.legend(loc="lower left", fontsize="small")
         ax.grid(axis="x", alpha=0.3)
     with rc_context({"svg.hashsalt": "aqa_lib"}):  # the same rows give the same bytes
@@ -360,7 +344,5 @@ def write(sources: Iterable[str | Path], folder: str | Path, rule: str = "offici
     folder.mkdir(parents=True, exist_ok=True)
     plot(tables, folder / "report.svg")
     (folder / "report.csv").write_text(csv_text(tables), encoding="utf-8", newline="\n")
-    (folder / "report.md").write_text(
-        markdown(tables) + "\n![averages](report.svg)\n", encoding="utf-8", newline="\n"
-    )
+    (folder / "report.md").write_text(markdown(tables) + "\n![averages](report.svg)\n", encoding="utf-8", newline="\n")
     return tables

@@ -116,9 +116,7 @@ def get(name: str) -> Callable[..., list[float]]:
         return known[name]
     module, _, function = name.partition(":")
     if not module or not function:
-        raise ValueError(
-            f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'"
-        )
+        raise ValueError(f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -69,10 +69,7 @@ class Report:
             for rate in [getattr(self, key)]
         }
         by = {
-            key: {
-                value: {rule: rate.to_dict() for rule, rate in rules.items()}
-                for value, rules in values.items()
-            }
+            key: {value: {rule: rate.to_dict() for rule, rate in rules.items()} for value, rules in values.items()}
             for key, values in self.by.items()
         }
         lines = {"uniform_guess": self.uniform, "first_choice": self.first_choice}
@@ -108,9 +105,7 @@ def score(run: Predictions | Sequence[dict]) -> Report:
     replies = [row for row in rows if row["model_output"] is not None]
     missing, empty = n - len(replies), sum(not mmau.words(official_text(row)) for row in replies)
     if len(rows) < n:
-        notes.append(
-            f"{n - len(rows)} of {n} questions were not reached: the run is not finished, run it again."
-        )
+        notes.append(f"{n - len(rows)} of {n} questions were not reached: the run is not finished, run it again.")
     if missing:
         notes.append(f"{missing} of {n} questions have no prediction; they count as wrong.")
     if empty:
@@ -121,8 +116,7 @@ def score(run: Predictions | Sequence[dict]) -> Report:
     if len(answered) < len(rows):
         notes.append(f"{len(rows) - len(answered)} of {len(rows)} answers are withheld; they are not scored.")
     outside = [
-        row["prediction"]
-        and not any(prompt.matches(row["prediction"], c, row["choices"]) for c in row["choices"])
+        row["prediction"] and not any(prompt.matches(row["prediction"], c, row["choices"]) for c in row["choices"])
         for row in replies
     ]
     formed = reward.think_format if run.settings.get("style") == 3 else reward.format

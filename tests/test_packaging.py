@@ -20,9 +20,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {
-    name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
-}
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 BASE = [Requirement(line) for line in PROJECT["dependencies"]]
 MEGABYTE = 1024 * 1024
 
@@ -30,9 +28,7 @@ MEGABYTE = 1024 * 1024
 def pins() -> dict[str, str]:
     """Return environment.yml's pins, distribution name to exact version."""
     packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
-    return {
-        canonicalize_name(name): version for name, version in (p.split("==") for p in packages if "==" in p)
-    }
+    return {canonicalize_name(name): version for name, version in (p.split("==") for p in packages if "==" in p)}
 
 
 def tracked() -> list[Path]:
@@ -46,9 +42,7 @@ def tracked() -> list[Path]:
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Run make as from a shell: without what an outer `make test` left in the environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(["make", *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=60)
 
 
 def test_environment_pins_are_the_versions_that_this_suite_runs_on():
@@ -57,9 +51,7 @@ def test_environment_pins_are_the_versions_that_this_suite_runs_on():
         running = Version(metadata.version(name)).public  # 2.13.0+cpu is 2.13.0
         if running != pinned:
             wrong.append(f"{name}: environment.yml pins {pinned}, the tests run on {running}")
-    assert not wrong, "\n".join(
-        [*wrong, "`make test` installs the pins; a tested upgrade belongs in the file."]
-    )
+    assert not wrong, "\n".join([*wrong, "`make test` installs the pins; a tested upgrade belongs in the file."])
 
 
 def test_environment_gives_a_reason_for_every_line_and_ends_with_the_package():

@@ -72,9 +72,7 @@ def test_avqa_row(folder):
     question = avqa(folder, **extra)
     assert question.id == "7"
     assert question.audio == (folder / "clips" / "a.wav").resolve()
-    assert (
-        question.question == "What sounds in the audio? Two audios, a Video."
-    )  # plain replacement, as the report
+    assert question.question == "What sounds in the audio? Two audios, a Video."  # plain replacement, as the report
     assert (question.choices, question.answer) == (("dog", "cat", "rain", "cat"), "rain")
     assert question.task == "come from"
     assert extra.items() <= question.meta.items()
@@ -383,9 +381,7 @@ def questions_on(clips):
     return [Question(str(n), Path(f"/clips/{clip}"), "?", ("a", "b"), "a") for n, clip in enumerate(clips)]
 
 
-@given(
-    st.lists(st.integers(0, 12), min_size=2, max_size=40), st.floats(0.01, 0.9), st.integers(), st.randoms()
-)
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=40), st.floats(0.01, 0.9), st.integers(), st.randoms())
 def test_split_never_divides_a_clip(clips, fraction, seed, shuffler):
     questions = questions_on(clips)
     if len(set(clips)) < 2:

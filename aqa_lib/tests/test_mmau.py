@@ -13,9 +13,7 @@ FILES = {
     mmau.OLD: SHARED / "mmau-test-mini-2025-03-25.json",
     mmau.NEW: SHARED / "mmau-test-mini-v05.15.25.json",
 }
-needs_files = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the two Test-mini files are not beside the repository"
-)
+needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the two Test-mini files are not beside the repository")
 FOUR = ["Man", "Woman", "Child", "Robot"]
 
 REPLIES = [
@@ -127,10 +125,7 @@ def test_reference_lines(version, first, uniform, by_rule):
     rows = load(version)
     assert mmau.first_choice(rows) == pytest.approx(first)
     assert mmau.uniform_guess(rows) == pytest.approx(uniform, abs=0.005)
-    kind = [
-        sum(mmau.official(c, r["answer"], r["choices"]) for c in r["choices"]) / len(r["choices"])
-        for r in rows
-    ]
+    kind = [sum(mmau.official(c, r["answer"], r["choices"]) for c in r["choices"]) / len(r["choices"]) for r in rows]
     assert 100 * sum(kind) / len(kind) == pytest.approx(by_rule, abs=0.005)
 
 
@@ -143,9 +138,7 @@ def test_every_choice_of_every_question(version, equal_sets, twice, taken):
     new."""
     rows, taken_wrongly = load(version), []
     assert len(rows) == 1000
-    assert (
-        sum(len({mmau.words(c) for c in row["choices"]}) < len(row["choices"]) for row in rows) == equal_sets
-    )
+    assert sum(len({mmau.words(c) for c in row["choices"]}) < len(row["choices"]) for row in rows) == equal_sets
     assert sum(len(set(row["choices"])) < len(row["choices"]) for row in rows) == twice
     for row in rows:
         right = mmau.words(row["answer"])

@@ -11,9 +11,7 @@ OFFICIAL = {"id": "a", "question": "What?", "choices": ["dog", "cat"], "answer":
 
 def write(path, rows, form="lines"):
     texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text(
-        "[" + ",\n".join(texts) + "]" if form == "list" else "\n".join(texts) + "\n", encoding="utf-8"
-    )
+    path.write_text("[" + ",\n".join(texts) + "]" if form == "list" else "\n".join(texts) + "\n", encoding="utf-8")
     return path
 
 
@@ -43,9 +41,7 @@ def test_the_official_key_wins_and_missing_ones_stay_missing(tmp_path):
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
     text = json.dumps(OFFICIAL | {"model_output": "café\u2028dog"}, ensure_ascii=False)
     (tmp_path / "p.jsonl").write_bytes(b"\xef\xbb\xbf" + (text + "\r\n\r\n" + text + "\r\n").encode())
-    assert [row["model_output"] for row in predictions.read(tmp_path / "p.jsonl").rows] == [
-        "café\u2028dog"
-    ] * 2
+    assert [row["model_output"] for row in predictions.read(tmp_path / "p.jsonl").rows] == ["café\u2028dog"] * 2
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,7 @@ def test_extraction_reads_any_text(reply):
     assert answer is None or (answer and answer == answer.strip() and answer in reply)
 
 
-@given(
-    st.lists(st.sampled_from([OPEN, CLOSE, "<think>", "</think>", "dog", " ", "\n", "<", "/"]), max_size=8)
-)
+@given(st.lists(st.sampled_from([OPEN, CLOSE, "<think>", "</think>", "dog", " ", "\n", "<", "/"]), max_size=8))
 def test_extraction_reads_one_answer_or_none(parts):
     reply = "".join(parts)
     answer = extract_answer(reply)

@@ -117,9 +117,7 @@ def test_findings_are_tested_and_not_guessed(runs):
     }
     theirs = table.findings[0].theirs
     assert theirs == pytest.approx((15.3, 11.0, 19.5), abs=0.1)
-    better = report.build(
-        [p for p in report.gather([runs]) if "base" not in p.name and "think" not in p.name]
-    )
+    better = report.build([p for p in report.gather([runs]) if "base" not in p.name and "think" not in p.name])
     assert better[1].findings[0].verdict == "not run"
     make(runs / "base.jsonl", 60, "base")
     _, worse = report.build(report.gather([runs]))
@@ -195,9 +193,7 @@ def test_score_prints_tables_and_json(runs, tmp_path, capsys):
 
 
 def test_score_takes_somebody_elses_file_and_the_questions(tmp_path, capsys):
-    questions = [
-        {"id": str(i), "question": "?", "choices": ["dog", "cat"], "answer": "dog"} for i in range(4)
-    ]
+    questions = [{"id": str(i), "question": "?", "choices": ["dog", "cat"], "answer": "dog"} for i in range(4)]
     (tmp_path / "q.json").write_text(json.dumps(questions))
     theirs = [question | {"model_prediction": "a dog"} for question in questions[:2]]
     (tmp_path / "p.json").write_text(json.dumps(theirs))

@@ -10,9 +10,7 @@ from aqa_lib import dataset, evaluation, mmau, scoring
 from aqa_lib.predictions import Predictions, read, write_official
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "mmau"
-needs_files = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the two Test-mini files are not beside the repository"
-)
+needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the two Test-mini files are not beside the repository")
 
 
 def row(index, output, answer="dog", task="sound", **more):
@@ -69,9 +67,7 @@ def test_a_run_that_was_killed_counts_what_it_did_not_reach_as_wrong():
 
 def test_withheld_answers_give_no_score_and_no_crash():
     report = scoring.score([row(0, "dog", answer=""), row(1, None, answer="")])
-    assert (
-        report.official is report.strict is report.uniform is report.first_choice is None and report.by == {}
-    )
+    assert report.official is report.strict is report.uniform is report.first_choice is None and report.by == {}
     assert "2 of 2 answers are withheld; they are not scored." in report.notes
     assert "withheld" in report.markdown() and json.dumps(report.to_dict(), allow_nan=False)
     some = scoring.score([*ROWS, row(9, "dog", answer="")])
@@ -122,12 +118,8 @@ def test_both_test_minis_go_the_whole_way(tmp_path, version):
     assert (report.unreadable.right, report.outside.right, report.tagged.right) == (0, 0, 1000)
     write_official(rows, tmp_path / "official.json", SHARED / name)
     official = scoring.score(read(tmp_path / "official.json"))
-    assert (
-        official.data == version and official.official == report.official and official.strict == report.strict
-    )
+    assert official.data == version and official.official == report.official and official.strict == report.strict
     golden = [r | {"prediction": r["answer"], "model_output": r["answer"]} for r in rows]
     assert scoring.score(golden).official.right == scoring.score(golden).strict.right == 1000
-    part = Predictions(
-        "p", rows[:10], {"settings": {"data_sha256": mmau.sha256(SHARED / name)}, "labels": {}}
-    )
+    part = Predictions("p", rows[:10], {"settings": {"data_sha256": mmau.sha256(SHARED / name)}, "labels": {}})
     assert scoring.score(part).data == f"{version}, 10 of its questions"

@@ -38,9 +38,7 @@ def test_bootstrap_is_paired():
     difference, low, high = stats.paired_bootstrap(a, b)
     assert difference == np.mean(a - b)
     deviation = np.std(a - b) / np.sqrt(500)
-    assert (low, high) == pytest.approx(
-        (difference - 1.96 * deviation, difference + 1.96 * deviation), abs=0.004
-    )
+    assert (low, high) == pytest.approx((difference - 1.96 * deviation, difference + 1.96 * deviation), abs=0.004)
     unpaired = np.sqrt(a.var() / 500 + b.var() / 500)
     assert high - low < 0.5 * 2 * 1.96 * unpaired
     assert stats.paired_bootstrap(b, a) == pytest.approx((-difference, -high, -low), abs=0.004)
