@@ -8,6 +8,7 @@ of replies that cannot be read.
 """
 
 import hashlib
+import logging
 import os
 import random
 import time
@@ -32,6 +33,8 @@ from .dataset import Question
 from .scoring import Report, score  # noqa: F401  (the other half of an evaluation, in a module of its own)
 
 HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
+logger = logging.getLogger(__name__)
+
 AHEAD = 2  # batches that are decoded while the model answers another
 
 
@@ -107,10 +110,11 @@ def predict(
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not progress)
     file = open(path, "a", encoding="utf-8", newline="\n") if path is not None else None
-    start = time.monotonic()
+    start, cut = time.monotonic(), 0
     try:
         for (number, batch), examples in zip(batches, loaded, strict=True):
             own_seed = seed * 1_000_003 + number  # of this batch
+            cut += sum(getattr(example, "cut", False) for example in examples)
             replies = _reply(model, processor, examples, max_completion_length, sampling, own_seed)
             for i, reply in zip(batch, replies, strict=True):
                 if i not in rows:
@@ -123,6 +127,9 @@ def predict(
         bar.close()
         if file:
             file.close()
+    if cut:
+        longest = models.max_seconds(processor)
+        logger.warning("%d of %d clips were cut to the %g s that the model hears.", cut, len(questions), longest)
     ordered = [rows[i] for i in range(len(questions))]
     if file:
         predictions.finish(path, ordered, time.monotonic() - start)

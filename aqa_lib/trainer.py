@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from . import prompt, reward
@@ -79,7 +80,7 @@ class GRPOConfig(TrainingArguments):
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
-        default=True, metadata={"help": "At every log, keep one question with all its answers in completions.jsonl."}
+        default=True, metadata={"help": "At every log, show an answer, and keep all of its group in completions.jsonl."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
@@ -381,6 +382,9 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
         super().log(logs, start_time)
+        if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
+            said = self._sample["completions"][0]
+            tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
 
 
 def _moved(model: nn.Module) -> bool:
