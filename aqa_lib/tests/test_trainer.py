@@ -1,12 +1,15 @@
 import csv
+import io
 import json
+from dataclasses import replace
 
 import pytest
+import soundfile
 import torch
 from torch.testing import assert_close
 
+from aqa_lib import evaluation, rollout
 from aqa_lib import model as models
-from aqa_lib import rollout
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer
 from aqa_lib.training import QuestionBatches
 
@@ -175,8 +178,6 @@ def test_lora_is_its_own_reference(model, processor, questions, train, tmp_path)
 
 def test_the_best_held_out_checkpoint_is_kept(train, questions, tmp_path, monkeypatch):
     """Held-out accuracy is made to peak at step 2: training ends with those weights."""
-    from aqa_lib import evaluation
-
     predict, scores = evaluation.predict, iter([0, 0, 1, 0])
 
     def fake(*args, **kwargs):
@@ -277,3 +278,15 @@ def test_weights_that_learn_are_kept_in_float32_or_refused(model, train):
     train(max_steps=1, beta=0.0, bf16=True, learning_rate=1e-6)
     kept = {p.dtype for p in model.parameters() if p.requires_grad}
     assert kept == {torch.float32} and model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_clips_that_are_cut_are_counted_aloud(model, processor, questions, tmp_path, caplog):
+    """Three of four clips last 4 s, and the fixture's model hears 3 s."""
+    file = io.BytesIO()
+    soundfile.write(file, torch.randn(64_000).numpy() / 5, 16_000, format="WAV")
+    some = [*(replace(question, audio=file.getvalue()) for question in questions[:3]), questions[3]]
+    evaluation.predict(model, processor, some, max_completion_length=2, progress=False)
+    assert "3 of 4 clips were cut to the 3 s that the model hears." in caplog.text
+    trainer = GRPOTrainer(model, processor, [length_reward], config(tmp_path, max_steps=2, beta=0.0), some)
+    trainer.train()
+    assert [row["clips/cut"] for row in trainer.state.log_history if "loss" in row] == [3, 6]
