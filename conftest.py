@@ -9,6 +9,8 @@ from hypothesis import settings
 # Set before any test imports the libraries that read them; commands that tests start inherit them.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# One thread: the models are tiny, and threads that wait for a busy core make the suite ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("here", deadline=None)  # a busy machine is not a failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
