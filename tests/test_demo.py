@@ -26,7 +26,7 @@ def test_demo_trains_and_shows_before_and_after(tmp_path):
     values = {cells[0]: cells for cells in ([c.strip() for c in row.strip("|").split("|")] for row in rows[2:])}
     assert list(values) == ["base, silence", "base", "GRPO"]
     average = {name: float(cells[4].split()[0]) for name, cells in values.items()}
-    formed = {name: float(cells[5]) for name, cells in values.items()}
+    formed = {name: float(cells[5].split()[0]) for name, cells in values.items()}
     assert 40 <= average["base"] <= 60  # the base can hear
     assert average["base, silence"] < 35  # and does not only read
     assert formed["base"] < 20 < formed["GRPO"]  # twelve steps are enough to learn the tags
