@@ -206,15 +206,6 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"logps": logps}) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, adding the budget spent so far and the means of what was recorded since the last log."""
-        if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._means.items()}
-            logs |= self.budget()
-            logs |= {"clips/cut": self._cut} if self._cut else {}
-            self._means.clear()
-        super().log(logs, start_time)
-
 
 class _OneLine(OneLine):
     SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {

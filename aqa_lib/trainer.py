@@ -192,7 +192,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         self.ref_model = None
         if args.beta and not hasattr(model, "disable_adapter"):
             self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
         self._step, self._index, self._cut = -1, 0, 0
         self._sample: dict = {}  # one question of the last step with its answers, for the log
@@ -212,7 +212,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             self._cut += inputs["cut"]
         model.train()
         loss = self._backward(model, self._experiences[self._index])
-        self._metrics["step_time"].append(time.perf_counter() - start)
+        self._means["step_time"].append(time.perf_counter() - start)
         return loss
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
@@ -230,7 +230,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 args.top_p,
                 seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
             )
-        self._metrics["rollout_time"].append(time.perf_counter() - start)
+        self._means["rollout_time"].append(time.perf_counter() - start)
         texts = decode(self.processing_class, rollouts)
         rewards = self._score(questions, texts, rollouts)  # (B, G)
         # Equal rewards may differ in their last bit, which the division by a deviation of nearly 0 would blow up.
@@ -269,7 +269,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             # None: this reward does not apply to this answer
             rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
             if (applies := ~rewards[-1].isnan()).any():
-                self._metrics[f"rewards/{name}/mean"].append(rewards[-1][applies].mean().item())
+                self._means[f"rewards/{name}/mean"].append(rewards[-1][applies].mean().item())
         total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
         return total.view(-1, G).to(self.args.device)
 
@@ -336,7 +336,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 sums[name] = sums[name] + value
         loss = sums.pop("loss", torch.zeros((), device=args.device))
         for name, value in sums.items():  # the entropy is that of the groups that were run
-            self._metrics[name].append(float(value) / (max(seen, 1) if name == "entropy" else num_tokens))
+            self._means[name].append(float(value) / (max(seen, 1) if name == "entropy" else num_tokens))
         return torch.as_tensor(loss)
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             "completions/mean_terminated_length": lengths[ended].mean() if ended.any() else torch.tensor(0.0),
         }
         for name, value in values.items():
-            self._metrics[name].append(float(value))
+            self._means[name].append(float(value))
         self.state.num_input_tokens_seen += int(rollouts.prompts.attention_mask.sum() + lengths.sum())
         self._sample = {
             "step": self.state.global_step,
@@ -371,18 +371,11 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, adding the means of what was recorded since the last log."""
-        if "loss" in logs:
-            logs = logs | {name: sum(values) / len(values) for name, values in self._metrics.items() if values}
-            logs |= self.budget()
-            if self._cut:  # clips so far that were longer than the model hears
-                logs["clips/cut"] = self._cut
-            self._metrics.clear()
-            if self.args.log_completions and self._sample and self.is_world_process_zero():
-                with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
+        """Log, and show one sampled answer; its whole group is kept in `completions.jsonl`."""
         super().log(logs, start_time)
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
+            with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
             said = self._sample["completions"][0]
             tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
 

@@ -176,6 +176,15 @@ class QuestionTrainer:
         batches = -(-self.state.global_step // args.num_iterations)
         return {"num_questions": batches * a_step, "num_tokens": self.state.num_input_tokens_seen}
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, adding the budget spent so far and the means of what was recorded since the last log."""
+        if "loss" in logs:
+            logs = logs | {name: sum(values) / len(values) for name, values in self._means.items()} | self.budget()
+            if self._cut:
+                logs["clips/cut"] = self._cut
+            self._means.clear()
+        super().log(logs, start_time)
+
     def floating_point_ops(self, inputs) -> int:
         return 0  # transformers' estimate knows neither the clips nor the shared prompts
 
