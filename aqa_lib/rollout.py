@@ -3,7 +3,8 @@
 `model -> [rollout] -> reward -> loss`. The G answers of a prompt grow side by side in one row of the key-value cache,
 which holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself.
 The report generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its
-cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers.
+cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have
+ended leave the computation, so that one that rambles does not keep its neighbours busy.
 """
 
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from transformers import (
 )
 
 from .model import Prompts, backbone, embed, parts, positions
+
+SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
 
 
 @dataclass(frozen=True)
@@ -77,36 +80,42 @@ def sample(
     prompt_mask = prompts.attention_mask.bool()  # (B, P)
     hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask), cache)
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
-    own = torch.eye(G, dtype=torch.bool, device=device)  # an answer sees itself, not its neighbours
     lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
 
-    rows = torch.arange(B, device=device)  # the prompts that still have an open answer
+    # What is still computed: A answers of each of R prompts. The cache keeps what the others said; nobody sees it.
+    rows = torch.arange(B, device=device)[:, None]  # (R, 1)
+    lanes = torch.arange(G, device=device).expand(B, G)  # (R, A)
+    owner = torch.where(prompt_mask, SHARED, NOBODY)  # (R, keys): the answer that a key belongs to
     open_ = torch.ones(B, G, dtype=torch.bool, device=device)
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
     for step in range(max_completion_length):
         if penalise:
-            said = torch.cat([prompts.input_ids[rows].repeat_interleave(G, 0), ids[rows, :, :step].flatten(0, 1)], 1)
-            logits = penalise(said, logits)
+            asked = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
+            logits = penalise(torch.cat([asked, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
         if temperature == 0:
             token = logits.argmax(-1)
         else:
             token = draw(logits / temperature, top_k, top_p, generator)
-        token = token.view(-1, G)
-        ids[rows, :, step] = torch.where(open_[rows], token, pad)
-        mask[rows, :, step] = open_[rows]
-        open_[rows] &= ~torch.isin(token, ends)
+        token = token.view_as(lanes)
+        ids[rows, lanes, step] = torch.where(open_[rows, lanes], token, pad)
+        mask[rows, lanes, step] = open_[rows, lanes]
+        open_[rows, lanes] &= ~torch.isin(token, ends)
         if step == max_completion_length - 1 or not open_.any():
             break
-        alive = open_[rows].any(1)
+        alive = open_[rows, lanes].any(1)
         if 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
             cache.batch_select_indices(alive.nonzero().squeeze(1))
-            rows, token = rows[alive], token[alive]
-        sees = torch.cat(
-            [prompt_mask[rows, None].expand(-1, G, -1), own.repeat(1, step + 1).expand(len(rows), -1, -1)], 2
-        )
-        place = (lengths[rows] + step).expand(-1, G)
-        embeds = lm.get_input_embeddings()(token)  # (rows, G, H)
+            rows, lanes, owner, token = rows[alive], lanes[alive], owner[alive], token[alive]
+        ended = ~open_[rows, lanes]
+        most = int((~ended).sum(1).max())  # open answers of any prompt
+        if 4 * most <= 3 * lanes.shape[1]:  # a quarter of the places is idle everywhere: close them
+            order = ended.long().argsort(dim=1, stable=True)[:, :most]
+            lanes, token = lanes.gather(1, order), token.gather(1, order)
+        owner = torch.cat([owner, lanes], 1)
+        sees = (owner[:, None] == SHARED) | (owner[:, None] == lanes[..., None])  # (R, A, keys)
+        place = (lengths[rows[:, 0]] + step).expand_as(lanes)
+        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
         hidden = backbone(model, embeds, sees[:, None], place, cache)
         logits = head(hidden).float().flatten(0, 1)
     model.train(training)

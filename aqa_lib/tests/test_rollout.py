@@ -126,3 +126,26 @@ def test_end_ids(model, processor):
     assert rollout.end_ids(model, processor) == [7]
     model.generation_config.eos_token_id = None
     assert rollout.end_ids(model, processor) == [processor.tokenizer.eos_token_id]
+
+
+def test_answers_that_end_leave_their_neighbours_alone(model, processor, prompts, monkeypatch):
+    """Start five answers with a prompt's five likeliest tokens: each goes on, greedily, as it would alone."""
+    model.generation_config.eos_token_id = list(range(0, 960, 4))  # so that they end at different steps
+
+    def answers_from(ranks):
+        calls, widths = [], []
+
+        def draw(logits, *_):
+            calls.append(logits)
+            widths.append(len(logits))
+            if len(calls) > 1:
+                return logits.argmax(-1)
+            return logits.topk(5).indices.gather(1, torch.tensor(ranks * len(prompts))[:, None])[:, 0]
+
+        monkeypatch.setattr(rollout, "draw", draw)
+        return answers(sample(model, processor, prompts, len(ranks), 16)), widths
+
+    together, widths = answers_from([0, 1, 2, 3, 4])
+    assert any(width % 5 for width in widths)  # some were closed while others of the same prompt went on
+    for rank in range(5):
+        assert [row[rank] for row in together] == [row[0] for row in answers_from([rank])[0]]
