@@ -42,6 +42,19 @@ def format(prompts, completions, **columns) -> list[float]:
     return [float(_is_answer(_text(completion))) for completion in completions]
 
 
+def tagged_accuracy(prompts, completions, answer, choices=None, **columns) -> list[float]:
+    """Give 1 for the right answer in the form that was asked for, else 0: `accuracy` times `format`.
+
+    Not in the report. Beside `accuracy` in place of `format`, it pays for the form of right answers alone. Where a
+    whole group is wrong, `format` reinforces the wrong answer that is well formed; this leaves it alone.
+
+    >>> tagged_accuracy(None, ["<answer>dog</answer>", "dog", "<answer>cat</answer>"], ["dog"] * 3)
+    [1.0, 0.0, 0.0]
+    """
+    right = accuracy(prompts, completions, answer, choices)
+    return [a * f for a, f in zip(right, format(prompts, completions), strict=True)]
+
+
 def think_format(prompts, completions, **columns) -> list[float]:
     """Give 1 for one thought and then one answer, neither empty and nothing around their tags, else 0.
 
@@ -100,7 +113,7 @@ def faithful_think_format(prompts, completions, **columns) -> list[float]:
     return scores
 
 
-REWARDS = (accuracy, format, think_format, faithful_accuracy, faithful_format, faithful_think_format)
+REWARDS = (accuracy, format, tagged_accuracy, think_format, faithful_accuracy, faithful_format, faithful_think_format)
 
 
 def get(name: str) -> Callable[..., list[float]]:
