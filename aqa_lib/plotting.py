@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ STYLE = {
     "grid.alpha": 0.3,
     "font.size": 9,
     "figure.dpi": 120,
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
 }
 
 
@@ -66,8 +67,9 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
         if "rewards/think_format/mean" in metrics:
             metrics["rewards/format/mean"] = metrics["rewards/think_format/mean"]
     panels = {name: label for name, label in panels.items() if any(name in metrics for metrics in read.values())}
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, -(-len(panels) // 2), figsize=(10, 5), layout="constrained", squeeze=False)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 5), layout="constrained")  # not pyplot's: a notebook would show it twice
+        axes = figure.subplots(2, -(-len(panels) // 2), squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):

@@ -1,15 +1,17 @@
 """One dial for three machines: a laptop, a Colab GPU, an 80 GB card.
 
 `AQA_SCALE=tiny|colab|full` picks a frozen `Scale`. A scale changes sizes and names, never logic: the same classes,
-loaders, trainer and scorer run at each.
+loaders, trainer and scorer run at each. `AQA_MAX_STEPS=10` cuts every training short, to see a notebook run to its end
+before its hours are spent.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "AQA_SCALE"
+SHORTER = "AQA_MAX_STEPS"
 
 
 @dataclass(frozen=True)
@@ -107,4 +109,10 @@ def get(name: str | None = None) -> Scale:
     name = name or os.environ.get(VARIABLE) or "tiny"
     if name not in SCALES:
         raise ValueError(f"no scale is named {name!r}; set {VARIABLE} to one of {', '.join(SCALES)}.")
-    return SCALES[name]
+    scale, steps = SCALES[name], os.environ.get(SHORTER, "")
+    if not steps:
+        return scale
+    if not steps.isdecimal() or int(steps) < 1:
+        raise ValueError(f"{SHORTER}={steps!r} is no number of steps; give 1 or more, or unset it.")
+    fewer = {option: int(steps) for option in ("max_steps", "eval_steps", "save_steps")}
+    return replace(scale, grpo=scale.grpo | fewer, sft=scale.sft | fewer)

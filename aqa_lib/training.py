@@ -269,7 +269,6 @@ class OneLine(ProgressCallback):
         "reward_std": "std",
         "kl": "kl",
         "completions/mean_length": "tokens",
-        "step_time": "s/step",
         "eval_accuracy": "held-out accuracy",
         "eval_format": "held-out format",
     }
