@@ -37,7 +37,8 @@ class Scale:
     sft: dict = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"scale {self.name} ({self.machine}): {self.model}, trained on {self.train}, tested on {self.test}"
+        line = f"scale {self.name} ({self.machine}): {self.model}, trained on {self.train}, tested on {self.test}"
+        return line.replace(f"{ROOT}{os.sep}", "")  # paths as from the repository's root
 
 
 TINY = ROOT / "artifacts" / "tiny"

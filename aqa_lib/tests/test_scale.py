@@ -12,6 +12,7 @@ def test_the_environment_turns_the_dial(monkeypatch):
     for name in scale.SCALES:
         monkeypatch.setenv(scale.VARIABLE, name)
         assert scale.get().name == name and name in str(scale.get())
+        assert str(scale.ROOT) not in str(scale.get())  # it stands in the notebooks' outputs
 
 
 def test_an_unknown_name_lists_the_known_ones(monkeypatch):
