@@ -7,59 +7,34 @@ and the scorer are those of every scale.
 import time
 from pathlib import Path
 
-from transformers import set_seed
-
-from . import dataset, evaluation, model, plotting, predictions, scale, scoring, synth
-from .trainer import GRPOConfig, GRPOTrainer
+from . import plotting, predictions, recipes, scale, scoring
 
 
 def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """Train the scale's model with GRPO and return the table of before and after.
 
-    Writes predictions, the trained model, `table.md` and `curves.png` to `output_dir`. options: of `GRPOConfig`.
+    Writes predictions, the trained model, `table.md` and `curves.png` to `output_dir`, over those of an earlier
+    demonstration. options: of `GRPOConfig`.
     """
-    start, here, output_dir = time.monotonic(), scale.get(), Path(output_dir)
-    print(here)
-    if here.name == "tiny":
-        synth.write(scale.TINY)
-    questions, test = dataset.read(here.train), dataset.read(here.test)
-    held_out = dataset.read(here.held_out) if here.held_out else None
-    if held_out is None:
-        questions, held_out = dataset.split(questions, here.held_out_fraction, seed)
-    set_seed(seed)  # adapters start at random
-    lora = {"r": here.lora_r} if here.lora_r else None
-    policy, processor = model.load(here.model, here.dtype, lora=lora, quantization=here.quantization)
-
-    args = GRPOConfig(**here.grpo | {"output_dir": str(output_dir), "seed": seed, "report_to": "none"} | options)
+    start, output_dir = time.monotonic(), Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    for old in [*output_dir.glob("*.jsonl*"), *output_dir.glob("checkpoint-*/*")]:
+        old.unlink()  # or they would be gone on with
+    print(scale.get())
+    questions = recipes.questions(seed)
 
-    def examine(name: str, method: str, audio: str = "heard") -> scoring.Report:
-        path = output_dir / f"{name}.jsonl"
-        path.unlink(missing_ok=True)
-        evaluation.predict(
-            policy,
-            processor,
-            test,
-            path,
-            args.prompt_style,
-            args.per_device_eval_batch_size,
-            args.max_completion_length,
-            audio=audio,
-            data=here.test,
-            labels={"method": method, "scale": here.name, "train_seed": seed},
-            progress=False,
-        )
-        return scoring.score(predictions.read(path))
+    def examine(name: str, path: Path | None = None, controls: tuple[str, ...] = ()) -> scoring.Report:
+        recipes.answers(output_dir, path, controls=controls, file=f"{name}.jsonl", method=name, train_seed=seed)
+        return scoring.score(predictions.read(output_dir / f"{name}.jsonl"))
 
-    print(f"asking the base {len(test)} test questions, with sound and with silence")
-    base, deaf = examine("base", "base"), examine("base.silent", "base", "silent")
-    print(f"training on {len(questions)} other questions: {args.max_steps} steps of GRPO, seed {seed}")
-    trainer = GRPOTrainer(policy, processor, args=args, train_dataset=questions, eval_dataset=held_out)
-    trainer.train()
-    trainer.save_model()
+    print(f"asking the base {len(questions.test)} test questions, with sound and with silence")
+    base = examine("base", controls=("silent",))
+    deaf = scoring.score(predictions.read(output_dir / "base.silent.jsonl"))
+    print(f"training on {len(questions.train)} other questions by GRPO, seed {seed}")
+    recipes.grpo(output_dir, seed=seed, **options)
     print("asking again")
-    tuned = examine("grpo", "grpo")
-    plotting.curves({"GRPO": output_dir / "metrics.csv"}, output_dir / "curves.png", len(held_out))
+    tuned = examine("grpo", output_dir)
+    plotting.curves({"GRPO": output_dir / "metrics.csv"}, output_dir / "curves.png", len(questions.held_out))
     text = table({"base, silence": deaf, "base": base, "GRPO": tuned})
     (output_dir / "table.md").write_text(text, encoding="utf-8")
     gain = tuned.strict.percent - base.strict.percent

@@ -86,16 +86,20 @@ def _finish(trainer: GRPOTrainer | SFTTrainer, folder: str | Path):
 
 
 def answers(
-    folder: str | Path, path: str | None = None, style: int = 2, controls: Sequence[str] = (), **labels
+    folder: str | Path,
+    path: str | Path | None = None,
+    style: int = 2,
+    controls: Sequence[str] = (),
+    file: str = "predictions.jsonl",
+    **labels,
 ) -> list[dict]:
-    """Ask a model all test questions, greedily; writes `predictions.jsonl` into a folder.
+    """Ask a model all test questions, greedily; writes `file` into a folder, or goes on with the one that is there.
 
     path: the model's folder, the scale's base where not given. controls: of `predictions.CONTROLS`, each into a file
     beside. labels: what the record says of the run, as `method` and `train_seed`.
     """
     here, test = scale.get(), questions().test
     asked, processor = model.load(path or here.model, here.dtype, train=(), quantization=here.quantization)
-    file = Path(folder) / "predictions.jsonl"
     options = {
         "style": style,
         "batch_size": here.grpo.get("per_device_eval_batch_size", GRPOConfig.per_device_eval_batch_size),
@@ -103,9 +107,8 @@ def answers(
         "data": here.test,
         "labels": {"scale": here.name} | labels,
     }
-    rows = evaluation.predict(asked, processor, test, file, **options)
-    if controls:
-        evaluation.predict_controls(asked, processor, test, file, controls, **options)
+    rows = evaluation.predict(asked, processor, test, Path(folder) / file, **options)
+    evaluation.predict_controls(asked, processor, test, Path(folder) / file, controls, **options)
     return rows
 
 
