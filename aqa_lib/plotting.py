@@ -1,6 +1,7 @@
 """Draw what a run did, in one style: labelled axes with units, colour-blind safe, intervals wherever a mean is."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -23,6 +24,15 @@ STYLE = {
     "figure.dpi": 120,
     "axes.prop_cycle": cycler(color=COLOURS),
 }
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, once; pyplot's would stand there twice."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -68,7 +78,7 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
             metrics["rewards/format/mean"] = metrics["rewards/think_format/mean"]
     panels = {name: label for name, label in panels.items() if any(name in metrics for metrics in read.values())}
     with rc_context(STYLE):
-        figure = Figure(figsize=(10, 5), layout="constrained")  # not pyplot's: a notebook would show it twice
+        figure = Picture(figsize=(10, 5), layout="constrained")
         axes = figure.subplots(2, -(-len(panels) // 2), squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
@@ -94,3 +104,47 @@ def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: s
         low, high = np.array([stats.wilson(round(v * questions), questions) for v in values]).T
         bounds = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
     axis.errorbar(steps, values, bounds, color=colour, marker="o", markersize=4, capsize=3, label=run)
+
+
+def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Plot curves over the same x, a panel beside the other. panels: title to (name to values)."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(max(5, 3.8 * len(panels)), 3), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (title, named) in zip(axes, panels.items(), strict=True):
+            for (name, values), style in zip(named.items(), cycle(("-", "--", "-.", ":"))):
+                axis.plot(x, values, style, label=name)
+            axis.set(title=title, xlabel=xlabel)
+        axes[0].set_ylabel(ylabel)
+        axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, label: str) -> Figure:
+    """Draw tables of numbers as coloured squares on one scale, named by `label`. panels: title to (rows, columns)."""
+    tables = {title: np.asarray(values, float) for title, values in panels.items()}
+    low, high = min(t.min() for t in tables.values()), max(t.max() for t in tables.values())
+    with rc_context(STYLE | {"axes.grid": False}):
+        figure = Picture(figsize=(max(4.5, 3 * len(tables) + 1), 3.4), layout="constrained")
+        axes = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
+        for axis, (title, table) in zip(axes, tables.items(), strict=True):
+            image = axis.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            axis.set(title=title, xlabel=xlabel)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.yaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel(ylabel)
+        figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
+    """Draw each group's values as dots on a line of its own, their median as a bar; the x axis is logarithmic."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(6, 0.8 + 0.45 * len(groups)), layout="constrained")
+        axis = figure.subplots()
+        for place, (colour, values) in enumerate(zip(cycle(COLOURS), groups.values(), strict=False)):
+            axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=5)
+            axis.plot([np.median(values)], [place], "|", color="black", markersize=16, markeredgewidth=2)
+        axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=list(groups))
+        axis.set_ylim(len(groups) - 0.5, -0.5)
+    return figure

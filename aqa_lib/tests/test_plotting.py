@@ -35,6 +35,21 @@ def test_curves_show_every_metric_with_intervals(metrics, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
+def test_a_picture_shows_itself_without_pyplot(metrics):
+    assert plotting.curves({"GRPO": metrics})._repr_png_().startswith(b"\x89PNG")
+
+
+def test_lines_grids_and_strips_draw_what_they_get():
+    left, right = plotting.lines([0, 1, 2], {"a": {"y": [1, 2, 3]}, "b": {"y": [3, 2, 1]}}, "step", "share").axes
+    assert left.lines[0].get_ydata().tolist() == [1, 2, 3] and right.get_title() == "b"
+    one, two, bar = plotting.grids({"low": [[0, 1]], "high": [[1], [2]]}, "answer", "question", "reward").axes
+    assert one.images[0].get_clim() == two.images[0].get_clim() == (0, 2)  # one scale for both
+    assert bar.get_ylabel() == "reward"
+    (axis,) = plotting.strips({"head": [1e-3, 1e-2, 1e-1], "projector": [0.5]}, "change").axes
+    assert axis.lines[1].get_xdata().tolist() == [1e-2]  # the median
+    assert axis.get_xscale() == "log" and axis.get_ylim()[0] > axis.get_ylim()[1]  # the first on top
+
+
 def test_smooth_keeps_a_line_straight():
     values = np.arange(20.0)
     assert np.allclose(plotting.smooth(values)[4:-4], values[4:-4])
