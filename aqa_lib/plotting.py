@@ -11,8 +11,10 @@ from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from transformers.audio_utils import hertz_to_mel
 
-from . import stats
+from . import audio, stats
+from .audio import Clip
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
 STYLE = {
@@ -32,6 +34,15 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
         self.savefig(file, format="png")
+        return file.getvalue()
+
+
+class Photograph(Figure):
+    """A figure that shows itself as JPEG, a quarter of a PNG's size where a picture is as fine as a spectrogram."""
+
+    def _repr_jpeg_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
         return file.getvalue()
 
 
@@ -147,4 +158,44 @@ def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
             axis.plot([np.median(values)], [place], "|", color="black", markersize=16, markeredgewidth=2)
         axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=list(groups))
         axis.set_ylim(len(groups) - 0.5, -0.5)
+    return figure
+
+
+def sounds(clips: Mapping[str, Clip], num_mel_bins: int = 128) -> Figure:
+    """Draw clips beside each other over the same seconds: as a wave, and as the log-mel picture that a model gets."""
+    # where round frequencies lie among the filters, which part 0 to 8 kHz evenly on the mel scale
+    top, khz = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney"), np.array([0.5, 1, 2, 4])
+    places = hertz_to_mel(1000 * khz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1
+    longest = max(clip.seconds for clip in clips.values())
+    with rc_context(STYLE | {"axes.grid": False, "figure.dpi": 100}):
+        figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
+        axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
+        for (caption, clip), wave, picture in zip(clips.items(), *axes, strict=True):
+            mel = audio.log_mel(clip.wave, num_mel_bins)[:, : audio.num_frames(len(clip.wave))]
+            wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
+            wave.set(title=caption, xlim=(0, longest))
+            extent = (0, clip.seconds, -0.5, len(mel) - 0.5)
+            picture.imshow(mel.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent)
+            picture.set(xlabel="time (s)", xlim=(0, longest), yticks=places, yticklabels=[f"{f:g}" for f in khz])
+        axes[0, 0].set_ylabel("amplitude\n(of full scale)")
+        axes[1, 0].set_ylabel("frequency (kHz),\nmel scale")
+    return figure
+
+
+def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: float | None = None) -> Figure:
+    """Draw one bar a name. A pair (count, n) is drawn as count / n with its 95 % interval; guess: a dashed line."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(6, 0.8 + 0.3 * len(values)), layout="constrained")
+        axis = figure.subplots()
+        for place, value in enumerate(values.values()):
+            length, bounds = value, None
+            if isinstance(value, tuple):
+                length, (low, high) = value[0] / value[1], stats.wilson(*value)
+                bounds = [[max(length - low, 0)], [max(high - length, 0)]]
+            axis.barh(place, length, xerr=bounds, capsize=3, color=COLOURS[0])
+        if guess is not None:
+            axis.axvline(guess, color=COLOURS[1], linestyle="--")
+        axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=list(values))
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
     return figure

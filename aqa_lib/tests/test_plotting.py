@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aqa_lib import demo, plotting, scoring
+from aqa_lib.audio import SAMPLE_RATE, Clip
 
 
 @pytest.fixture
@@ -48,6 +49,26 @@ def test_lines_grids_and_strips_draw_what_they_get():
     (axis,) = plotting.strips({"head": [1e-3, 1e-2, 1e-1], "projector": [0.5]}, "change").axes
     assert axis.lines[1].get_xdata().tolist() == [1e-2]  # the median
     assert axis.get_xscale() == "log" and axis.get_ylim()[0] > axis.get_ylim()[1]  # the first on top
+
+
+def test_sounds_put_a_tone_where_its_frequency_is_written():
+    second = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    clips = {f"{f} kHz": Clip(np.sin(2000 * np.pi * f * second).astype(np.float32)) for f in (1, 2)}
+    figure = plotting.sounds(clips, num_mel_bins=64)
+    for frequency, axis in zip(("1", "2"), figure.axes[2:], strict=True):
+        place = next(
+            tick for tick, name in zip(axis.get_yticks(), ["0.5", "1", "2", "4"], strict=True) if name == frequency
+        )
+        assert abs(axis.images[0].get_array().mean(1).argmax() - place) <= 1  # the loudest row
+    assert figure._repr_jpeg_().startswith(b"\xff\xd8") and len(figure._repr_jpeg_()) < 100_000
+
+
+def test_bars_give_counts_an_interval_and_numbers_none():
+    (axis,) = plotting.bars({"counted": (50, 100), "known": 0.2}, "share", guess=0.25).axes
+    assert [patch.get_width() for patch in axis.patches] == [0.5, 0.2]
+    (interval,) = [bar for bar in axis.containers if hasattr(bar, "has_xerr")]
+    low, high = interval.lines[2][0].get_segments()[0][:, 0]
+    assert low < 0.42 and high > 0.58
 
 
 def test_smooth_keeps_a_line_straight():
