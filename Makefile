@@ -16,16 +16,19 @@ TORCH_PIN := torch==$(shell sed -n 's/^ *- torch==\([^ ]*\).*/\1/p' environment.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo test notebooks lint clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.package  ## train the embedded model with GRPO, and show it before and after
 	.venv/bin/python -m aqa_lib demo $(ARGS)
 
 test: .venv/.test  ## run the unit tests, the doctests and the tests of the whole repository
 	.venv/bin/python -m pytest aqa_lib tests $(ARGS)
+
+notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
+	.venv/bin/python -m aqa_lib.notebook $(ARGS)
 
 lint: .venv/.lint  ## check style and format with ruff
 	.venv/bin/ruff check .

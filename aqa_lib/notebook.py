@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from . import scale
 
 FOLDER = scale.ROOT / "notebooks"
-TIMEOUT = 600  # seconds a cell
+TIMEOUT = 3600  # seconds a cell
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -139,21 +139,23 @@ def solutions(book: NotebookNode) -> list[str]:
     return [code for part in folded for code in re.findall(r"```python\n(.*?)```", part, re.DOTALL)]
 
 
-def run(book: NotebookNode, environment: Mapping[str, str] | None = None) -> NotebookNode:
+def run(book: NotebookNode, environment: Mapping[str, str] | None = None, seconds=None) -> NotebookNode:
     """Run a notebook in a kernel of its own, in the notebooks' folder; raises nbclient's error of the cell that fails.
 
-    environment: variables for the kernel beside those of this process.
+    environment: variables for the kernel beside those of this process. seconds: a function of a cell, how long it may
+    take; an hour if not given.
     """
     paths = filter(None, [str(scale.ROOT), os.environ.get("PYTHONPATH")])
+    inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # the kernel has its own
     client = NotebookClient(
         book,
-        timeout=TIMEOUT,
+        timeout_func=seconds or (lambda cell: TIMEOUT),
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": str(FOLDER)}},
     )
-    client.execute(env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment or {}))
+    client.execute(env=inherited | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment or {}))
     return book
 
 

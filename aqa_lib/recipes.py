@@ -127,23 +127,27 @@ class Row:
         return self.training / "metrics.csv"
 
 
+ROWS = {  # how each is trained
+    "base-2": None,
+    "base-3": None,
+    "sft-1": (sft, {}),
+    "sft-lora-1": (sft, {"lora_r": LORA_R}),
+    "grpo-2": (grpo, {"style": 2}),
+    "grpo-3": (grpo, {"style": 3}),
+}
+
+
 def row(name: str, seed: int = 0, controls: Sequence[str] = ()) -> Row:
     """Train and test a row of the report, or find it where it was made before.
 
-    name: base-2, base-3, sft-1, sft-lora-1, grpo-2 or grpo-3: the method, and the prompt that it is tested with.
+    name: one of `ROWS`, the method and the prompt that it is tested with.
     """
+    if name not in ROWS:
+        raise ValueError(f"no row is named {name!r}; choose from {', '.join(ROWS)}.")
     method, _, style = name.rpartition("-")
-    trainings = {
-        "base": None,
-        "sft": (sft, {}),
-        "sft-lora": (sft, {"lora_r": LORA_R}),
-        "grpo": (grpo, {"style": int(style or 0)}),
-    }
-    if method not in trainings or style not in ("1", "2", "3"):
-        raise ValueError(f"no row is named {name!r}; choose base-2, base-3, sft-1, sft-lora-1, grpo-2 or grpo-3.")
     training, labels = None, {"method": method}
-    if trainings[method]:
-        recipe, settings = trainings[method]
+    if ROWS[name]:
+        recipe, settings = ROWS[name]
         training = artifacts.load_or_build(f"{name}-seed{seed}", recipe, seed=seed, **settings)
         labels["train_seed"] = seed
     settings = {"path": str(training) if training else None, "style": int(style), "controls": list(controls)}

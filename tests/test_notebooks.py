@@ -1,0 +1,175 @@
+"""Check the notebooks as they lie in the repository, and run them as a reader would: in order, and each alone."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from aqa_lib import notebook
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [chapter.name for chapter in notebook.COURSE]
+CHEAP = "02_reward_design"  # trains nothing
+COMMAND = [sys.executable, "-m", "jupyter"]
+
+
+def committed(name: str):
+    return nbformat.read(notebook.FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name: str) -> list:
+    return [cell for cell in committed(name).cells if cell.cell_type == "code"]
+
+
+def outputs(name: str) -> list:
+    return [output for cell in code_cells(name) for output in cell.outputs]
+
+
+def texts(output) -> str:
+    """Return all that an output says, pictures aside."""
+    said = {kind: data for kind, data in output.get("data", {}).items() if not kind.startswith("image/")}
+    return json.dumps([said, output.get("text", "")])
+
+
+# -- as they lie there: in seconds ------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_the_course_and_nothing_else():
+    assert sorted(path.name for path in notebook.FOLDER.glob("*.ipynb")) == [f"{name}.ipynb" for name in NAMES]
+
+
+def test_the_readme_holds_the_table_of_the_notebooks():
+    assert notebook.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestAsCommitted:
+    def test_is_valid_small_and_ends_as_generated(self, name):
+        book = committed(name)
+        nbformat.validate(book)
+        assert book == notebook.read(name), "run `make notebooks`: header, set-up or footer is out of date"
+        ids = [cell.id for cell in book.cells]
+        assert len(set(ids)) == len(ids)
+        assert book.metadata == notebook.METADATA
+        assert 25 <= len(book.cells) <= 40
+        assert (
+            notebook.Notebook.path.fget(next(c for c in notebook.COURSE if c.name == name)).stat().st_size <= 300 * 1024
+        )
+
+    def test_was_run_once_from_top_to_bottom(self, name):
+        cells = code_cells(name)
+        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+    def test_outputs_are_static_and_speak_of_no_machine(self, name):
+        for output in outputs(name):
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output.text
+            assert notebook.WIDGET not in output.get("data", {})
+            said = texts(output)
+            assert "<audio" not in said and "<script" not in said
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|mnt|Users|content)/", said), said[:300]
+            assert " at 0x" not in said and "s/it" not in said, said[:300]
+
+    def test_code_is_short_and_calls_the_library(self, name):
+        for cell in code_cells(name):
+            lines = cell.source.splitlines()
+            assert len(lines) <= 20 and max(map(len, lines)) <= 110, cell.source
+            if cell.id == "setup":
+                continue
+            for node in ast.walk(ast.parse(cell.source)):
+                assert not isinstance(node, ast.ClassDef), cell.source
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < 6, f"{node.name} is longer than six lines"
+            assert not re.search(r"\b(interact|interactive|Output)\(", cell.source)
+            assert not re.search(r"if .*(scale|AQA_SCALE)", cell.source), "a notebook branches on the scale"
+
+    def test_links_lead_somewhere(self, name):
+        for cell in committed(name).cells:
+            if cell.cell_type != "markdown":
+                continue
+            for target in re.findall(r"\]\(([^)\s]+)\)", cell.source):
+                if target.startswith("#"):
+                    continue
+                if target.startswith("http"):
+                    assert re.fullmatch(r"https://[\w.-]+/\S*", target), target
+                else:
+                    path, _, anchor = target.partition("#")
+                    assert (notebook.FOLDER / path).exists(), target
+                    if anchor:
+                        headings = re.findall(r"^#+ (.*)$", (notebook.FOLDER / path).read_text("utf-8"), re.MULTILINE)
+                        assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+    def test_has_three_exercises_with_solutions(self, name):
+        assert len(notebook.solutions(committed(name))) >= 3
+
+
+def test_a_badge_names_the_repository_of_pyproject():
+    assert notebook.repository().startswith("https://github.com/")
+    owner = notebook.repository().removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{owner}/blob/main/notebooks/{CHEAP}.ipynb" in notebook.badge(CHEAP)
+
+
+def test_the_setup_cell_does_nothing_outside_of_colab(tmp_path):
+    before = set(tmp_path.iterdir())
+    subprocess.run([sys.executable, "-c", notebook.setup()], cwd=tmp_path, check=True, timeout=60)
+    assert set(tmp_path.iterdir()) == before
+
+
+# -- run --------------------------------------------------------------------------------------------------------------
+
+
+def allowed(cell) -> int:
+    """Return the seconds that a cell may take: trainings 240, all else 90."""
+    return 240 if re.search(r"recipes\.|train\(", cell.source) else 90
+
+
+def run(name: str, folder: Path, steps: int, with_solutions: bool = False):
+    """Run a notebook with artifacts in a folder, every training cut to `steps`."""
+    book = notebook.read(name)
+    if with_solutions:
+        book.cells += [nbformat.v4.new_code_cell(code) for code in notebook.solutions(book)]
+    environment = {"AQA_SCALE": "tiny", "AQA_ARTIFACTS": str(folder), "AQA_MAX_STEPS": str(steps)}
+    return notebook.run(book, environment, allowed)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_in_order_with_its_solutions(name, shared):
+    run(name, shared, 20, with_solutions=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_alone_in_an_empty_folder(name, tmp_path):
+    run(name, tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_two_runs_give_the_same_bytes(tmp_path):
+    first, second = (nbformat.writes(notebook.static(run(CHEAP, tmp_path / str(i), 3))) for i in range(2))
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [["execute"], ["nbconvert", "--to", "notebook", "--execute", "--inplace"]])
+def test_other_tools_run_it_too(tool, tmp_path):
+    copy = tmp_path / f"{CHEAP}.ipynb"
+    copy.write_bytes((notebook.FOLDER / copy.name).read_bytes())
+    environment = os.environ | {"AQA_ARTIFACTS": str(tmp_path), "AQA_MAX_STEPS": "3"}
+    option = ["--inplace"] if tool == ["execute"] else []
+    made = subprocess.run(
+        [*COMMAND, *tool, *option, str(copy)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert any(cell.outputs for cell in nbformat.read(copy, 4).cells if cell.cell_type == "code")
