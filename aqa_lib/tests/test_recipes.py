@@ -41,5 +41,5 @@ def test_lora_learns_at_a_rate_of_its_own(small, tmp_path):
 
 @pytest.mark.parametrize("name", ["grpo", "grpo-4", "magic-2", ""])
 def test_an_unknown_row_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match="choose base-2, base-3"):
+    with pytest.raises(ValueError, match="choose from base-2, base-3"):
         recipes.row(name)
