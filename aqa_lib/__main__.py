@@ -16,6 +16,7 @@ from . import scale as scales
 
 JOBS = {
     "demo": "train the scale's model with GRPO, and show it before and after",
+    "prepare": "check a question file and its clips, and write a clean one to train on",
     "train": "train a model with GRPO",
     "sft": "train a model on the right answers, the baseline",
     "evaluate": "answer questions with a model, and score the answers",
@@ -257,6 +258,26 @@ def evaluate(arguments: list[str]) -> None:
     cli_evaluation.run_score(argparse.Namespace(files=[Path(args.output)], json=False, questions=None, official=None))
 
 
+def prepare(arguments: list[str]) -> None:
+    """Run `python -m aqa_lib prepare`."""
+    parser = _parser("prepare")
+    option = parser.add_argument
+    option("questions", help="AVQA's JSON lines, MMAU's JSON, or any JSON with --columns")
+    option("output", help="file for the questions that can be used: JSON lines in AVQA's form")
+    option("--audio", help="folder of the clips; the question file's if not given")
+    option("--columns", type=_mapping, metavar="OURS=THEIRS,...", help="names in the file, as in evaluate")
+    option("--flac", action="store_true", help="also write the clips as the model hears them: mono, 16 kHz")
+    option("--max_seconds", type=float, default=30.0, help="the longest that the model hears")
+    option("--workers", type=int, help="clips checked at a time; one a core if not given")
+    args = parser.parse_args(arguments)
+    from .prepare import prepare
+
+    options = (args.audio, args.columns, args.flac, args.workers, args.max_seconds)
+    report = prepare(args.questions, args.output, *options)
+    root = "" if args.flac else f" --audio {args.audio or Path(args.questions).parent}"
+    print(f"{report}\nWritten: {args.output} and {args.output}.report.json. Then: train --train {args.output}{root}")
+
+
 def _other(job: str, arguments: list[str]) -> None:
     """Run a job that another module defines by `add_JOB_arguments` and `run_JOB`."""
     module = import_module(f".{job if job in ('study', 'ablation') else 'cli_evaluation'}", __package__)
@@ -304,14 +325,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if job not in JOBS:
             raise ValueError(f"no job is named {job!r}; choose from {', '.join(JOBS)}.")
-        jobs = {"demo": demo, "evaluate": evaluate, "train": partial(train, job), "sft": partial(train, job)}
+        jobs = {"demo": demo, "prepare": prepare, "evaluate": evaluate}
+        jobs |= {name: partial(train, name) for name in ("train", "sft")}
         jobs.get(job, partial(_other, job))(rest)
     except (ValueError, ImportError, OSError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(f"error: {where}{getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command with --resume goes on from the last checkpoint.", file=sys.stderr)
+        again = " with --resume" if job in ("train", "sft") else ""
+        print(f"stopped; the same command{again} goes on where it was.", file=sys.stderr)
         return 130
     return 0
 

@@ -64,7 +64,8 @@ def read_avqa(path, audio_root=None, on_error="raise", check_audio=True) -> list
     `video` becomes `audio` in the question, as in the report. The task is the row's `task`, else its
     `question_type`. Audio paths are relative to `audio_root` (default: the file's folder) and may not
     lead out of it; `check_audio=False` accepts clips that are not there. Raises DataError with all bad
-    rows, or, with `on_error="skip"`, warns of them and returns the others.
+    rows, or, with `on_error="skip"`, warns of them and returns the others; a list as `on_error` takes the
+    faults instead of a warning.
     """
     questions = _questions(_rows(path), path, AVQA, (int,), audio_root, on_error, check_audio)
     return [
@@ -207,7 +208,7 @@ def _mapping(columns: dict | None, present: Iterable[str], source) -> dict:
 
 def _questions(rows, source, columns, answers, audio_root, on_error, check_audio) -> list[Question]:
     """Turn (place, row) pairs into questions; `answers` are the types that an answer may have."""
-    if on_error not in ("raise", "skip"):
+    if on_error not in ("raise", "skip") and not isinstance(on_error, list):
         raise ValueError(f"on_error is {on_error!r}: choose 'raise' or 'skip'")
     root = os.path.realpath(Path(source).parent if audio_root is None else audio_root)
     if check_audio and not os.path.isdir(root):
@@ -230,7 +231,10 @@ def _questions(rows, source, columns, answers, audio_root, on_error, check_audio
         listing = "\n".join(faults[:SHOWN] + more)
         if on_error == "raise" or not questions:
             raise DataError(f"{len(faults)} of {len(rows)} questions cannot be used:\n{listing}")
-        logger.warning("skipped %d of %d questions:\n%s", len(faults), len(rows), listing)
+        if isinstance(on_error, list):
+            on_error += faults
+        else:
+            logger.warning("skipped %d of %d questions:\n%s", len(faults), len(rows), listing)
     return questions
 
 

@@ -78,7 +78,7 @@ def test_help_is_for_a_stranger():
 
 
 MISTAKES = {
-    "job": (["trian"], "no job is named 'trian'; choose from demo, train"),
+    "job": (["trian"], "no job is named 'trian'; choose from demo, prepare"),
     "option": (["train", "--learning", "1"], "--learning"),
     "type": (["train", "--max_steps", "many"], "invalid int value: 'many'"),
     "value": (["train", "--num_generations", "1"], "num_generations must be at least 2"),
