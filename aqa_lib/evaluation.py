@@ -23,7 +23,7 @@ from pathlib import Path
 import soundfile
 import torch
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from . import mmau, predictions, prompt
 from . import model as models

@@ -19,7 +19,8 @@ import datasets
 import torch
 import trl
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from . import prompt
 from .dataset import Question
@@ -183,7 +184,7 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
                 parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
         self.train_dataset = lessons
         self.model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
-        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
+        if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
             self.add_callback(_OneLine(bar=not args.disable_tqdm))
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._cut = 0  # clips so far that were longer than the model hears

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from . import prompt, reward
 from .dataset import Question
@@ -185,7 +186,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             eval_dataset=list(eval_dataset) if eval_dataset else None,
             callbacks=[MetricsFile(), *(callbacks or [])],
         )
-        if self.pop_callback(PrinterCallback) or self.pop_callback(ProgressCallback):
+        if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
             self.add_callback(OneLine(bar=not args.disable_tqdm))
         self.model_accepts_loss_kwargs = False  # the loss is averaged here
         # A LoRA model holds its own reference: itself without the adapter.
