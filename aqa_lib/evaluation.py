@@ -227,8 +227,8 @@ def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[
 
 def seconds(question: Question) -> float:
     """Read a clip's length from its header; 0 where there is none (`audio.load` will say what is wrong)."""
-    if question.audio is None:
-        return 0.0
+    if question.audio is None or (not isinstance(question.audio, bytes) and not Path(question.audio).is_file()):
+        return 0.0  # a fifo would be waited on
     try:
         source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)
         return soundfile.info(source).duration
