@@ -332,9 +332,9 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(f"error: {where}{getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        again = " with --resume" if job in ("train", "sft") else ""
-        print(f"stopped; the same command{again} goes on where it was.", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        again = "with --resume goes on from the last checkpoint" if job in ("train", "sft") else "goes on from here"
+        print(str(stopped) or f"stopped; the same command {again}.", file=sys.stderr)
         return 130
     return 0
 

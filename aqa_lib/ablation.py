@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import comparison, predictions, reward, stats
-from .plotting import COLOURS, STYLE, read_metrics, smooth
+from .plotting import COLOURS, STYLE, Picture, read_metrics, smooth
 from .predictions import Predictions
 from .scoring import data_version, judge
 from .thoughts import agreement, relation, thought
@@ -224,7 +224,7 @@ def _number(bounds: Bounds) -> str:
 def plot(arms: Sequence[Arm], path: str | Path | None = None, rule: str = "official") -> Figure:
     """Draw training curves, agreement, and accuracy by length of thought and by cost; saves to `path` if given."""
     with rc_context(STYLE | {"svg.hashsalt": "aqa_lib"}):  # the same files give the same bytes
-        figure = Figure(figsize=(13, 5.5), layout="constrained")
+        figure = Picture(figsize=(13, 5.5), layout="constrained")
         axes = figure.subplots(2, 4)
         panels = {label: label for label in CURVES if label != "groups of equal rewards"}
         panels |= {"accuracy reward": "accuracy reward (0 to 1)", "format reward": "format reward (0 to 1)"}

@@ -26,6 +26,7 @@ MAX_SECONDS = 30.0  # what Qwen2-Audio's encoder can hold; transformers cuts lon
 MIN_FRAMES = 7  # gives two audio tokens; one token crashes transformers
 MIN_SAMPLES = (MIN_FRAMES - 1) * HOP + 1
 SILENCE = 1e-5  # peak below which a clip holds no sound (-100 dBFS)
+LOUDEST = 1e3  # peak above which it is no sound but integers kept as floats, or damage (+60 dBFS)
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def load(
         notes.append(f"{wave.shape[1]} channels mixed down")
     if not np.isfinite(wave).all():
         raise AudioError(f"{name}: holds NaN or infinite samples; export the clip again or leave it out.")
+    if wave.size and np.abs(wave).max() > LOUDEST:
+        raise AudioError(f"{name}: a peak of {np.abs(wave).max():.3g} where full scale is 1; export the clip again.")
     wave = wave.mean(1)  # (S,)
     if rate != SAMPLE_RATE and len(wave):
         notes.append(f"resampled from {rate} Hz")
@@ -116,7 +119,7 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise AudioError(f"{name}: no such file; check the path and the audio folder.")
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else str(source)) as file:
             rate, total = file.samplerate, file.frames / file.samplerate
             if not 1_000 <= rate <= 768_000:
                 raise AudioError(f"{name}: its header claims {rate} Hz; the file is damaged, replace it.")
@@ -132,6 +135,12 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
         reason = str(error).strip().rstrip(".").split(": ")[-1]
         raise AudioError(f"{name}: not readable as audio ({reason}); replace the file or leave it out.") from error
     return wave, rate, total
+
+
+class _Bytes(io.BytesIO):
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to the start where a damaged header asks for a place before it; soundfile prints a traceback else."""
+        return super().seek(offset if whence else max(offset, 0), whence)
 
 
 def _index(seconds: float, rate: int) -> int:

@@ -204,8 +204,10 @@ def recipes_of(runs: Sequence[Predictions], rule: str = "official") -> tuple[Rec
         name = describe(first) if method and len(members) > 1 else name
         recipes.append(Recipe(name, tuple(runs[i] for i in members), right[members], method == "base"))
     names = [recipe.name for recipe in recipes]
-    if len(set(names)) < len(names):  # files of one name in several folders
-        recipes = [Recipe(r.runs[0].name, r.runs, r.right, r.untrained) for r in recipes]
+    if len(set(names)) < len(names):  # files of one name in several folders: what they are, or else where
+        names = [describe(r.runs[0]) if r.runs[0].labels.get("method") else r.runs[0].name for r in recipes]
+        names = names if len(set(names)) == len(names) else [r.runs[0].name for r in recipes]
+        recipes = [replace(recipe, name=name) for recipe, name in zip(recipes, names, strict=True)]
     return tuple(recipes)
 
 

@@ -14,18 +14,20 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import soundfile
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import mmau, predictions, prompt
+from . import faults, mmau, predictions, prompt
 from . import model as models
 from . import rollout as rollouts
 from .audio import AudioError
@@ -67,7 +69,7 @@ def predict(
     Rows: `index, id, task, question, choices, answer, model_output, prediction` (the answer read from it, ""
     where none can be)`, correct` (strict; None where the answer is withheld)`, tokens, ended` and MMAU's
     further keys. Raises ValueError for bad arguments, PredictionsError for a file made with other settings,
-    AudioError for a bad clip.
+    AudioError for a bad clip, RunError where a GPU's memory is full or a clip is never ready.
     """
     if not questions:
         raise ValueError("there are no questions to answer; check the file and the limit.")
@@ -109,13 +111,16 @@ def predict(
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not progress)
-    file = open(path, "a", encoding="utf-8", newline="\n") if path is not None else None
+    file = open(path, "ab", buffering=0) if path is not None else None  # what is written is there: nothing to flush
     start, cut = time.monotonic(), 0
     try:
         for (number, batch), examples in zip(batches, loaded, strict=True):
             own_seed = seed * 1_000_003 + number  # of this batch
             cut += sum(getattr(example, "cut", False) for example in examples)
-            replies = _reply(model, processor, examples, max_completion_length, sampling, own_seed)
+            with faults.memory_advice(
+                lambda: f"lower the evaluation's batch size from {batch_size} to {max(1, batch_size // 2)}"
+            ):
+                replies = _reply(model, processor, examples, max_completion_length, sampling, own_seed)
             for i, reply in zip(batch, replies, strict=True):
                 if i not in rows:
                     rows[i] = blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply
@@ -222,8 +227,8 @@ def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[
 
 def seconds(question: Question) -> float:
     """Read a clip's length from its header; 0 where there is none (`audio.load` will say what is wrong)."""
-    if question.audio is None:
-        return 0.0
+    if question.audio is None or (not isinstance(question.audio, bytes) and not Path(question.audio).is_file()):
+        return 0.0  # a fifo would be waited on
     try:
         source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)
         return soundfile.info(source).duration
@@ -231,20 +236,58 @@ def seconds(question: Question) -> float:
         return 0.0
 
 
-def prefetch(batches: Sequence[Sequence[int]], work: Callable, ahead: int = AHEAD) -> Iterator[list]:
+def prefetch(
+    batches: Sequence[Sequence[int]], work: Callable, ahead: int = AHEAD, patience: float = faults.PATIENCE
+) -> Iterator[list]:
     """Yield `[work(i) for i in batch]` for each batch, worked out in threads while earlier batches are
-    used."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        waiting: deque = deque()
-        try:
-            for batch in batches:
-                waiting.append([pool.submit(work, i) for i in batch])
-                if len(waiting) > ahead:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    used.
+
+    Raises RunError where one is not done after `patience` seconds of waiting. The threads are daemons, which an
+    executor's are not: one that hangs must not keep the program from ending.
+    """
+    jobs: SimpleQueue = SimpleQueue()
+    waiting: deque[list[tuple[int, Future]]] = deque()
+    threads = [Thread(target=_work_off, args=(jobs, work), daemon=True) for _ in range(min(8, os.cpu_count() or 1))]
+    for thread in threads:
+        thread.start()
+
+    def results() -> list:
+        made = []
+        for i, future in waiting.popleft():
+            try:
+                made.append(future.result(patience))
+            except TimeoutError as error:
+                raise faults.RunError(
+                    f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
+                    "then run it again, which goes on where this stopped."
+                ) from error
+        return made
+
+    try:
+        for batch in batches:
+            waiting.append([(i, Future()) for i in batch])
+            for job in waiting[-1]:
+                jobs.put(job)
+            if len(waiting) > ahead:
+                yield results()
+        while waiting:
+            yield results()
+    finally:
+        for batch in waiting:
+            for _, future in batch:
+                future.cancel()
+        for _ in threads:
+            jobs.put(None)
+
+
+def _work_off(jobs: SimpleQueue, work: Callable) -> None:
+    while (job := jobs.get()) is not None:
+        i, future = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work(i))
+            except BaseException as error:  # whatever it is, it is raised where the result is wanted
+                future.set_exception(error)
 
 
 def question_row(index: int, question: Question) -> dict:

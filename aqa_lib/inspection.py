@@ -80,16 +80,16 @@ def select(
 
 @torch.no_grad()
 def choice_probabilities(
-    model: nn.Module, processor, question: Question, style: int = 2, heard: str = "heard"
+    model: nn.Module, processor, question: Question, style: int = 2, heard: str = "heard", thought: str = ""
 ) -> dict[str, float]:
     """Give each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
 
-    style: prompt 1, 2 or 3 (for prompt 3: to answer without a thought). heard: as in `model.prepare`. The prompt is run
-    once for all choices; a choice's log-probability is the sum over its tokens, so that long choices are unlikely for
-    their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
+    style: prompt 1, 2 or 3. heard: as in `model.prepare`. thought: put into the model's mouth before it answers, tags
+    and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
+    choices are unlikely for their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
     """
     choices = list(dict.fromkeys(question.choices))
-    replies = [prompt.target(replace(question, answer=choice)) for choice in choices]
+    replies = [thought + prompt.target(replace(question, answer=choice)) for choice in choices]
     tokens = processor.tokenizer(replies, add_special_tokens=False).input_ids
     width = max(map(len, tokens))
     ids = torch.tensor([[[*reply, *[0] * (width - len(reply))] for reply in tokens]])  # (1, G, C)

@@ -153,9 +153,11 @@ def load(
             base = PeftConfig.from_pretrained(str(name_or_path)).base_model_name_or_path
         else:
             base = str(name_or_path)
-        config = AutoConfig.from_pretrained(base)
-        processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base)
-        model, found = AutoModelForMultimodalLM.from_pretrained(base, output_loading_info=True, **options)
+        # said aloud: left open, transformers asks at the keyboard whether to run a model's own code
+        safe = {"trust_remote_code": False}
+        config = AutoConfig.from_pretrained(base, **safe)
+        processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base, **safe)
+        model, found = AutoModelForMultimodalLM.from_pretrained(base, output_loading_info=True, **safe, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(

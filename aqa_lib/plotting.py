@@ -140,6 +140,9 @@ def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: 
         axes = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
         for axis, (title, table) in zip(axes, tables.items(), strict=True):
             image = axis.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            rows, columns = table.shape
+            axis.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.5)
+            axis.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.5)
             axis.set(title=title, xlabel=xlabel)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.get_major_locator().set_params(integer=True)
@@ -198,4 +201,32 @@ def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: floa
         axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=list(values))
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
+    return figure
+
+
+def intervals(
+    rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, marks: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw means with their intervals, a line a row and one mark a series. rows: name to (series to (mean, low, high)).
+
+    marks: vertical lines, such as a guesser's score.
+    """
+    series = list(dict.fromkeys(name for row in rows.values() for name in row))
+    with rc_context(STYLE):
+        figure = Picture(figsize=(7, 1 + len(rows) * (0.25 + 0.1 * len(series))), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, colour, marker) in enumerate(zip(series, cycle(COLOURS), cycle("osD^v"), strict=False)):
+            shift = 0.15 * (number - (len(series) - 1) / 2)
+            there = [(place + shift, row[name]) for place, row in enumerate(rows.values()) if name in row]
+            mean, low, high = np.array([bounds for _, bounds in there], float).T
+            spread = np.maximum(np.nan_to_num([mean - low, high - mean]), 0)
+            style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 3}
+            axis.errorbar(mean, [place for place, _ in there], xerr=spread, label=name, **style)
+        for (name, value), dashes in zip((marks or {}).items(), cycle(("--", ":")), strict=False):
+            axis.axvline(value, color="#555555", linestyle=dashes, label=name)
+        axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=list(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        if len(series) + len(marks or {}) > 1:
+            axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -170,22 +170,36 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
 
 
 def append(file, row: dict) -> None:
-    """Write one row and flush it, so that a kill later cannot take it."""
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    file.flush()
+    """Write one row to a binary file without a buffer, so that a kill later cannot take it."""
+    line = as_line(row).encode()
+    try:
+        while line:
+            line = line[file.write(line) :]
+    except OSError as error:
+        raise PredictionsError(
+            f"{file.name}: cannot be written ({error.strerror}); what it holds is kept: make room, then run it again."
+        ) from error
+
+
+def as_line(row: dict) -> str:
+    """Write a row as a line of JSON; half of a surrogate pair, which UTF-8 cannot hold, as its escape."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def write_whole(path: str | Path, text: str) -> None:
     """Write a file in one step: a kill leaves the old one or the new one, never half."""
     half = Path(f"{path}.part")
-    half.write_text(text, encoding="utf-8", newline="\n")
+    with open(half, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(half, path)
 
 
 def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
     """Put a complete file into its questions' order, and note in its record when it was done and what it
     took."""
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(path, "".join(map(as_line, rows)))
     meta = read_meta(path)
     if "finished" not in meta:
         resumed = {"resumed": True} if meta.pop("opened") > 1 else {}  # its seconds are those of the last part

@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
 from .paper import FINDINGS, THEIR_N, THEIRS, Theirs
+from .plotting import Picture
 from .predictions import CONTROLS, Predictions, PredictionsError, group, meta_path, read
 from .scoring import data_version, questions_of, score
 
@@ -220,7 +221,7 @@ def markdown(tables: Sequence[Table]) -> str:
         "what other questions would change. Over seeds: what other training seeds would (Student's t).",
     ]
     for table in tables:
-        lines += ["", f"## {table.data} ({table.rule} rule)", "", *_scores(table)]
+        lines += ["", f"## {table.data} ({table.rule} rule)", "", *scores(table)]
         ours = [row for row in table.rows if row.status == "ours"]
         for title, key in (("Replies and controls, ours", "replies"), ("Where ours come from", "facts")):
             if ours:
@@ -233,12 +234,13 @@ def markdown(tables: Sequence[Table]) -> str:
                     "|---" * (len(names) + 1) + "|",
                 ]
                 lines += [f"| {row.name} | {' | '.join(getattr(row, key).values())} |" for row in ours]
-        lines += ["", "### Findings", "", *_claims(table)]
+        lines += ["", "### Findings", "", *claims(table)]
         lines += ["", *(f"Note: {note}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
 
 
-def _scores(table: Table) -> list[str]:
+def scores(table: Table) -> list[str]:
+    """Write a table's rows as lines of Markdown."""
     tasks = list(dict.fromkeys(task for row in table.rows for task in row.figures if task != "average")) or list(TASKS)
     head = [
         "row",
@@ -260,8 +262,11 @@ def _scores(table: Table) -> list[str]:
     return lines
 
 
-def _claims(table: Table) -> list[str]:
-    """Their differences are left out where the table is on another version of the same test."""
+def claims(table: Table) -> list[str]:
+    """Write what became of the report's claims as lines of Markdown.
+
+    Their differences are left out where the table is on another version of the same test.
+    """
     lines = [
         "| the report says | their points | our points | p, corrected | ours says |",
         "|---|---|---|---|---|",
@@ -305,13 +310,12 @@ def csv_text(tables: Sequence[Table]) -> str:
     return file.getvalue()
 
 
-def plot(tables: Sequence[Table], path: str | Path) -> None:
-    """Draw the averages with their intervals over questions, one panel a table; the suffix chooses the
-    format."""
+def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
+    """Draw the averages with their intervals over questions, one panel a table; saves to `path` if given."""
     shown = [(table, [row for row in table.rows if row.figures]) for table in tables]
     shown = [(table, rows) for table, rows in shown if rows]
     heights = [len(rows) + 2 for _, rows in shown]
-    figure = Figure(figsize=(8, 0.3 * sum(heights)), layout="constrained")
+    figure = Picture(figsize=(8, 0.3 * sum(heights)), layout="constrained")
     axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
     for (table, rows), ax in zip(shown, axes, strict=True):
         for whose, marker, colour, face in (
@@ -333,8 +337,10 @@ def plot(tables: Sequence[Table], path: str | Path) -> None:
         ax.set(xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)", title=table.data)
         ax.legend(loc="lower left", fontsize="small")
         ax.grid(axis="x", alpha=0.3)
-    with rc_context({"svg.hashsalt": "aqa_lib"}):  # the same rows give the same bytes
-        figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+    if path:
+        with rc_context({"svg.hashsalt": "aqa_lib"}):  # the same rows give the same bytes
+            figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
+    return figure
 
 
 def write(sources: Iterable[str | Path], folder: str | Path, rule: str = "official") -> list[Table]:

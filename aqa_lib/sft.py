@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import prompt
+from . import faults, prompt
 from .dataset import Question
 from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
 from .trainer import GRPOConfig
-from .training import Examples, MetricsFile, OneLine, QuestionTrainer, check_run
+from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -188,10 +188,21 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
             self.add_callback(_OneLine(bar=not args.disable_tqdm))
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._cut = 0  # clips so far that were longer than the model hears
+        self._asked: list[dict] = []  # the last batch
+
+    def _fewer_questions(self) -> str:
+        batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
+        return (
+            f"lower per_device_train_batch_size from {batch} to {max(batch // 2, 1)} and raise "
+            f"gradient_accumulation_steps from {times} to {times * 2}, which learns the same{again}"
+        )
 
     def training_step(self, *args, **kwargs) -> Tensor:
         start = time.perf_counter()
-        loss = super().training_step(*args, **kwargs)
+        with faults.memory_advice(self._fewer_questions):
+            loss = super().training_step(*args, **kwargs)
+        self._check(loss, self._asked)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
 
@@ -203,6 +214,7 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         tokens = rollouts.mask.sum()
         self._means["entropy"].append(float(entropies.sum() / tokens))
         self._cut += inputs["cut"]
+        self._asked = [as_row(question) for question in inputs["questions"]]
         self.state.num_input_tokens_seen += int(prompts.attention_mask.sum() + tokens)
         loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"logps": logps}) if return_outputs else loss

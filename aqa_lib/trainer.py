@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import prompt, reward
+from . import faults, prompt, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .model import Prompts
 from .rollout import Rollouts, decode, sample
-from .training import Examples, MetricsFile, OneLine, QuestionTrainer, check_run
+from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
 
 
 @dataclass
@@ -145,6 +145,7 @@ class Experience:
     rollouts: Rollouts
     advantages: Tensor
     loss_mask: Tensor  # (B, G, C)
+    rows: list[dict]  # one a question, with its answers and their rewards, for a reader
     old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
     ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
 
@@ -208,13 +209,31 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         if self._index == 0 and step % self.args.num_iterations == 0:
             self._experiences = []
         if self._index == len(self._experiences):
-            prompts = inputs["prompts"].to(self.args.device)
-            self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
+            with faults.memory_advice(self._fewer_questions):
+                prompts = inputs["prompts"].to(self.args.device)
+                self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
             self._cut += inputs["cut"]
         model.train()
-        loss = self._backward(model, self._experiences[self._index])
+        with faults.memory_advice(self._fewer_tokens):
+            loss = self._backward(model, self._experiences[self._index])
+        self._check(loss, self._experiences[self._index].rows)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
+
+    def _fewer_questions(self) -> str:
+        batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        if batch > 1:
+            return (
+                f"lower per_device_train_batch_size from {batch} to {batch // 2} and raise "
+                f"gradient_accumulation_steps from {times} to {times * 2}, which learns the same"
+            )
+        longest = self.args.max_completion_length
+        return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
+
+    def _fewer_tokens(self) -> str:
+        tokens = self.args.max_tokens_per_forward
+        again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
+        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}, which learns the same{again}"
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         args, start = self.args, time.perf_counter()
@@ -238,14 +257,13 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         deviates = rewards.std(1, keepdim=True) > 1e-6
         advantages = group_advantages(rewards, args.scale_rewards) * deviates
         loss_mask = rollouts.mask & rollouts.ended[..., None] if args.mask_truncated_completions else rollouts.mask
-        experience = Experience(rollouts, advantages, loss_mask)
+        experience = Experience(rollouts, advantages, loss_mask, self._record(questions, texts, rewards, rollouts))
         if args.num_iterations > 1:
             experience.old_logps = self._logps(model, rollouts)
         if args.beta:
             adapter = getattr(self.accelerator.unwrap_model(model), "disable_adapter", nullcontext)
             with adapter():
                 experience.ref_logps = self._logps(self.ref_model or model, rollouts)
-        self._record(questions, texts, rewards, rollouts)
         return experience
 
     def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
@@ -344,8 +362,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
 
     def _record(
         self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts
-    ) -> None:
-        """Keep the metrics of a batch of answers, under TRL's names."""
+    ) -> list[dict]:
+        """Keep the metrics of a batch of answers, under TRL's names; return the answers, for a reader."""
         lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
         deviation = rewards.std(1)
         values = {
@@ -361,15 +379,12 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         for name, value in values.items():
             self._means[name].append(float(value))
         self.state.num_input_tokens_seen += int(rollouts.prompts.attention_mask.sum() + lengths.sum())
-        self._sample = {
-            "step": self.state.global_step,
-            "id": questions[0].id,
-            "question": questions[0].question,
-            "choices": list(questions[0].choices),
-            "answer": questions[0].answer,
-            "completions": texts[0],
-            "rewards": rewards[0].tolist(),
-        }
+        rows = [
+            as_row(question) | {"completions": group, "rewards": values}
+            for question, group, values in zip(questions, texts, rewards.tolist(), strict=True)
+        ]
+        self._sample = {"step": self.state.global_step} | rows[0]
+        return rows
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and show one sampled answer; its whole group is kept in `completions.jsonl`."""

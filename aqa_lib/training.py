@@ -6,20 +6,24 @@ the same batches for the same seed, the same optimizer groups, the same held-out
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import evaluation, reward
+from . import checkpoints, evaluation, faults, predictions, reward
 from .dataset import Question
 from .model import collate, prepare
+
+SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
 
 class Examples(Dataset):
@@ -76,6 +80,7 @@ def check_run(
     model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
 ) -> None:
     """Refuse a run that cannot work; keep weights of low precision that learn in float32."""
+    faults.check_writable(args.output_dir)
     if not eval_dataset and args.eval_strategy != "no":
         raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
     if len(train_dataset) == 0:
@@ -102,6 +107,110 @@ class QuestionTrainer:
     To be put before a `transformers.Trainer` among the bases; `train_dataset` is an `Examples`.
     """
 
+    _aside: Path | None = None  # while a checkpoint is written
+    _batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train as transformers does, in a run that survives.
+
+        resume_from_checkpoint: True goes on from the last checkpoint that is whole, and starts where there is none. The
+        first Ctrl-C ends the run after its step, with a checkpoint, by a KeyboardInterrupt that says how to go on.
+        Raises RunError, CheckpointError or AudioError with one sentence.
+        """
+        run, stop, asks = self.args.output_dir, _Stop(), self.args.eval_on_start
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = checkpoints.last_whole(run)
+            tqdm.write(f"going on from {checkpoint}" if checkpoint else f"no checkpoint in {run} yet: starting anew")
+        elif checkpoint and (reason := checkpoints.fault(checkpoint)):
+            raise checkpoints.CheckpointError(f"{checkpoint} {reason}; take another.")
+        self._means.clear()
+        self._cut, self._step = 0, -1
+        if checkpoint:
+            self._carry_on(Path(checkpoint))
+            self.args.eval_on_start = False  # it was asked then
+        self.add_callback(stop)
+        resume = "resume from the last checkpoint"
+        too_large = (
+            "weights, gradients and optimizer do not fit beside each other: train adapters (lora_r), or fewer parts"
+        )
+        try:
+            with (
+                faults.interruptible(stop.ask),
+                faults.memory_advice(lambda: too_large),
+                faults.worker_advice(resume),
+            ):
+                result = super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)
+        finally:
+            self.remove_callback(stop)
+            self.args.eval_on_start = asks
+        if stop.asked and self.state.global_step < self.state.max_steps:
+            raise KeyboardInterrupt(
+                f"stopped after step {self.state.global_step}, which is saved in {run}; "
+                "train(resume_from_checkpoint=True) goes on, in a shell the same command with --resume."
+            )
+        return result
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._aside or super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """Save a checkpoint whole or not at all, and prune older ones after that."""
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        aside, first = run / checkpoints.ASIDE, self.is_world_process_zero()
+        try:
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+                (aside / name).mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self._aside = aside
+            super()._save_checkpoint(model, trial)
+            self._aside = None
+            self.accelerator.wait_for_everyone()
+            if self.state.best_model_checkpoint == str(aside / name):
+                self.state.best_model_checkpoint = str(run / name)
+            if first:
+                self.state.save_to_json(str(aside / name / "trainer_state.json"))
+                since = {"means": self._means, "cut": self._cut}
+                (aside / name / SINCE_LOG).write_text(json.dumps(since), encoding="utf-8")
+                checkpoints.seal(aside / name)
+                checkpoints.put(aside / name, run)
+                shutil.rmtree(aside)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise checkpoints.not_saved(run, name, error) from error
+        finally:
+            self._aside = None
+        if first:
+            checkpoints.prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _carry_on(self, checkpoint: Path) -> None:
+        """Take up what was recorded between the last log and the checkpoint."""
+        since = json.loads((checkpoint / SINCE_LOG).read_text(encoding="utf-8"))
+        self._cut = since["cut"]
+        self._means.update(since["means"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, and the options as JSON: transformers pickles them, tokens for the hub and all."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)
+            (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def _check(self, loss: Tensor, rows: list[dict]) -> None:
+        """Keep a batch's loss for the log; stop the run where it is no number. rows: the batch, for a reader."""
+        step = self.state.global_step
+        self._batch = (step, [*(self._batch[1] if self._batch[0] == step else ()), *rows])
+        faults.refuse(float(loss), "loss", step + 1, self._batch[1], self.args.output_dir)
+        self._means["loss"].append(float(loss) * self.current_gradient_accumulation_steps)
+
+    def _check_gradients(self, optimizer: torch.optim.Optimizer, *_) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
+        step, rows = self._batch
+        faults.refuse(float(norm), "gradient", step + 1, rows, self.args.output_dir)
+
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
         batches = QuestionBatches(
@@ -120,6 +229,7 @@ class QuestionTrainer:
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             persistent_workers=bool(workers),
+            timeout=faults.PATIENCE if workers else 0,
         )
         return self.accelerator.prepare(loader)
 
@@ -145,6 +255,7 @@ class QuestionTrainer:
                 ],
                 **kwargs,
             )
+            self.optimizer.register_step_pre_hook(self._check_gradients)
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -165,6 +276,10 @@ class QuestionTrainer:
         model.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
+        if reason := checkpoints.fault(self.state.best_model_checkpoint):
+            raise checkpoints.CheckpointError(
+                f"{self.state.best_model_checkpoint}, the best by held-out accuracy, {reason}; load another by hand."
+            )
         if hasattr(self.model, "disable_adapter") or self.is_fsdp_enabled:
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -183,7 +298,8 @@ class QuestionTrainer:
             if self._cut:
                 logs["clips/cut"] = self._cut
             self._means.clear()
-        super().log(logs, start_time)
+        # the two count from the last resuming, not from the start
+        super().log({k: v for k, v in logs.items() if k not in ("train_loss", "total_flos")}, start_time)
 
     def floating_point_ops(self, inputs) -> int:
         return 0  # transformers' estimate knows neither the clips nor the shared prompts
@@ -216,6 +332,16 @@ class QuestionTrainer:
         return metrics
 
 
+def as_row(question: Question) -> dict:
+    """Write a question for a reader of the run."""
+    return {
+        "id": question.id,
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+    }
+
+
 def _mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
@@ -224,11 +350,12 @@ class MetricsFile(TrainerCallback):
     """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drop the answers of steps that are to be taken (again), so that no step stands twice."""
+        """Drop the answers of steps that are to be taken (again), and a last line that a kill cut short."""
         path = Path(args.output_dir) / "completions.jsonl"
         if state.is_world_process_zero and path.is_file():
-            kept = [row for row in path.read_text("utf-8").splitlines() if json.loads(row)["step"] < state.global_step]
-            path.write_text("".join(f"{row}\n" for row in kept), "utf-8")
+            rows = path.read_text("utf-8").split("\n")[:-1]
+            kept = [row for row in rows if json.loads(row)["step"] < state.global_step]
+            predictions.write_whole(path, "".join(f"{row}\n" for row in kept))
 
     def on_log(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
@@ -241,6 +368,20 @@ class MetricsFile(TrainerCallback):
             writer.writeheader()
             writer.writerows(state.log_history)
         path.with_suffix(".tmp").replace(path)
+
+
+class _Stop(TrainerCallback):
+    """End a run after the current step, with a checkpoint, once that was asked for."""
+
+    asked = False
+
+    def ask(self) -> None:
+        self.asked = True
+        tqdm.write("stopping after this step, with a checkpoint; once more stops at once, without.")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
+            control.should_save = control.should_training_stop = True
 
 
 class OneLine(ProgressCallback):

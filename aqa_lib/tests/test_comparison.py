@@ -69,6 +69,15 @@ def test_runs_that_differ_in_more_than_seeds_stay_apart():
     assert len(made.recipes) == 3
 
 
+def test_files_of_one_name_are_told_apart():
+    base, grpo = run("a/p.jsonl", 1, "base"), run("b/p.jsonl", 2, "grpo", 0)
+    assert [recipe.name for recipe in comparison.recipes_of([base, grpo])] == ["base, prompt 2", "grpo, prompt 2"]
+    others = [run("a/p.jsonl", 1), run("b/p.jsonl", 2, "base")]
+    assert [recipe.name for recipe in comparison.recipes_of(others)] == ["a/p.jsonl", "base, prompt 2"]
+    cold = run("c/p.jsonl", 1, "grpo", 0, scale="full")
+    assert [recipe.name for recipe in comparison.recipes_of([grpo, cold])] == ["b/p.jsonl", "c/p.jsonl"]
+
+
 def test_different_questions_and_versions_are_refused():
     a, b = run("a.jsonl", 1), run("b.jsonl", 1)
     b.rows[0] |= {"question": "Which?"}

@@ -105,3 +105,15 @@ def test_the_demos_table():
     assert text[0] == "| model | sound | music | speech | average | format |"
     cells = [cell.strip().split()[0] for cell in text[2].strip("|").split("|")]
     assert cells == ["base", "50.0", "0.0", "100.0", "50.0", "50.0"]
+
+
+def test_intervals_stand_in_their_row_and_series():
+    nan = float("nan")
+    rows = {"sound": {"base": (40, 30, 50), "GRPO": (70, 60, 75)}, "music": {"GRPO": (50, nan, nan)}}
+    (axis,) = plotting.intervals(rows, "right (percent)", {"guess": 25}).axes
+    base, grpo = axis.containers
+    assert base.lines[0].get_xdata().tolist() == [40] and grpo.lines[0].get_xdata().tolist() == [70, 50]
+    assert [segment[:, 0].tolist() for segment in grpo.lines[2][0].get_segments()] == [[60, 75], [50, 50]]
+    assert [round(y) for y in grpo.lines[0].get_ydata()] == [0, 1]  # each in its row, series beside each other
+    assert base.lines[0].get_ydata()[0] < grpo.lines[0].get_ydata()[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["guess", "base", "GRPO"]

@@ -10,45 +10,9 @@ from torch.testing import assert_close
 
 from aqa_lib import evaluation, rollout
 from aqa_lib import model as models
-from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+from aqa_lib.tests.conftest import config, length_reward
+from aqa_lib.trainer import GRPOTrainer
 from aqa_lib.training import QuestionBatches
-
-
-def length_reward(prompts, completions, **columns):
-    """Reward short answers: something that an untrained model can learn."""
-    return [-float(len(completion[0]["content"])) for completion in completions]
-
-
-def config(folder, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 4,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "eval_on_start": False,
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return GRPOConfig(**defaults | options)
-
-
-@pytest.fixture
-def train(model, processor, questions, tmp_path):
-    """Train the fixture's model and return its trainer."""
-
-    def run(rewards=(length_reward,), resume=None, policy=None, eval_dataset=None, folder=None, **options):
-        args = config(folder or tmp_path, **options)
-        trainer = GRPOTrainer(policy or model, processor, rewards, args, questions, eval_dataset)
-        trainer.train(resume_from_checkpoint=resume)
-        return trainer
-
-    return run
 
 
 def weights(model):

@@ -1,0 +1,100 @@
+"""Stop a run in one sentence: what happened, what is kept, and how to go on.
+
+`[faults] -> evaluation, training`. What a long run meets and a short one does not: Ctrl-C, a folder that cannot be
+written to, a loss that is no number, a GPU that is full, a loader's worker that dies or hangs.
+"""
+
+import json
+import re
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+PATIENCE = 600.0  # seconds that one clip may take to decode before its worker counts as hung
+
+
+class RunError(ValueError):
+    """A run that had to stop; its one sentence says why, what is kept, and how to go on."""
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise RunError unless files can be made in a folder, which is made where it is not there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written to ({error.strerror}); choose another folder.") from error
+
+
+@contextmanager
+def memory_advice(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn a full GPU's traceback into RunError: how much was missing, and what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        tried = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        free = re.search(r"of which ([\d.]+ \w+) is free", str(error))
+        missing = f" ({tried[1]} asked for{f', {free[1]} free' if free else ''})" if tried else ""
+        raise RunError(f"the GPU's memory is full{missing}; {advice()}.") from error
+
+
+@contextmanager
+def worker_advice(resume: str) -> Iterator[None]:
+    """Turn what a loader says of a worker into one sentence; a bad clip's own sentence is kept."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        said = str(error)
+        if "in DataLoader worker" in said:  # a traceback as a text; its last line is the error that was raised there
+            raise RunError(said.strip().splitlines()[-1].partition(": ")[2]) from error
+        if "DataLoader worker" in said or "DataLoader timed out" in said:
+            reason = said.splitlines()[0].rstrip(". ")
+            raise RunError(
+                f"a worker that makes clips ready died or hung ({reason}); {resume}, with "
+                "dataloader_num_workers 0 if it happens again, which names the clip."
+            ) from error
+        raise
+
+
+@contextmanager
+def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
+    """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as ever.
+
+    Only the main thread receives signals; in another this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def first(number, frame):
+        signal.signal(signal.SIGINT, before)
+        on_first()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def refuse(value: float, what: str, step: int, batches: list[dict], folder: str | Path) -> None:
+    """Raise RunError if a loss or a gradient is not finite, with the step's batches dumped for a reader.
+
+    batches: one dict a question, with its "id". Called before the optimizer moves anything.
+    """
+    if torch.isfinite(torch.as_tensor(value)):
+        return
+    path = Path(folder) / f"bad_batch_{step}.json"
+    found = {"step": step, what: str(float(value)), "questions": batches}
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
+    names = ", ".join(str(row["id"]) for row in batches[:4]) + (", ..." if len(batches) > 4 else "")
+    raise RunError(
+        f"step {step}: the {what} is {float(value)}, so it was stopped before it reached the weights; the batch "
+        f"({names}) is in {path}: lower the learning rate or leave a question out, and resume."
+    )
