@@ -48,6 +48,13 @@ class GRPOConfig(TrainingArguments):
     projector_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projector; learning_rate where not given."}
     )
+    master: str = field(
+        default="auto",
+        metadata={
+            "help": "How weights that learn are kept: fp32, 24bit, kahan, stochastic (optim.py), or auto, the most "
+            "exact that fits."
+        },
+    )
     max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; overrides num_train_epochs if positive."})
     num_generations: int = field(default=8, metadata={"help": "Answers to each question (G); at least 2."})
     max_completion_length: int = field(default=256, metadata={"help": "Longest answer in tokens."})
