@@ -6,7 +6,6 @@ each prompt is run once for its whole group, all questions of a step are answere
 step cut into micro-batches by tokens. Checkpoints are ranked on held-out questions, never on the test set.
 """
 
-import copy
 import json
 import time
 from collections import defaultdict
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
-from . import prompt, reward
+from . import prompt, reference, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .model import Prompts
@@ -62,6 +61,10 @@ class GRPOConfig(TrainingArguments):
     top_k: int = field(default=50, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
     top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total mass."})
     beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
+    reference: str = field(
+        default="auto",
+        metadata={"help": "Where the reference model is: resident on the device, streamed from the host, or auto."},
+    )
     epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
@@ -123,6 +126,10 @@ class GRPOConfig(TrainingArguments):
             (
                 self.scale_rewards in ("group", "none"),
                 f"scale_rewards {self.scale_rewards!r}: choose group or none.",
+            ),
+            (
+                self.reference in reference.PLACES,
+                f"reference {self.reference!r} is unknown; choose auto, resident or streamed.",
             ),
             (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
             (self.beta >= 0, "beta must not be negative: it would reward distance from the reference."),
@@ -198,7 +205,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         # A LoRA model holds its own reference: itself without the adapter.
         self.ref_model = None
         if args.beta and not hasattr(model, "disable_adapter"):
-            self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
+            half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+            self.ref_model = reference.make(model, args.reference, half)
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
         self._step, self._index, self._cut = -1, 0, 0

@@ -8,6 +8,7 @@ from aqa_lib import model as models
 from aqa_lib import pretrain
 from aqa_lib.audio import Clip
 from aqa_lib.dataset import Question
+from aqa_lib.rollout import Rollouts
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,12 @@ def questions(clips):
 @pytest.fixture(scope="session")
 def prompts(processor, questions):
     return models.collate(processor, [models.prepare(processor, question) for question in questions])
+
+
+@pytest.fixture
+def rollouts(prompts):
+    """Four prompts of different lengths with three answers each, of 1 to 6 tokens."""
+    lengths = torch.tensor([[1, 4, 6], [2, 2, 1], [6, 1, 3], [5, 5, 5]])
+    ids = torch.randint(10, 300, (4, 3, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(6) < lengths[..., None]
+    return Rollouts(prompts, torch.where(mask, ids, 0), mask, torch.ones(4, 3, dtype=torch.bool))
