@@ -6,7 +6,6 @@ each prompt is run once for its whole group, all questions of a step are answere
 step cut into micro-batches by tokens. Checkpoints are ranked on held-out questions, never on the test set.
 """
 
-import copy
 import json
 import time
 from collections import defaultdict
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, prompt, reward
+from . import faults, prompt, reference, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .model import Prompts
@@ -49,6 +48,13 @@ class GRPOConfig(TrainingArguments):
     projector_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projector; learning_rate where not given."}
     )
+    master: str = field(
+        default="auto",
+        metadata={
+            "help": "How weights that learn are kept: fp32, 24bit, kahan, stochastic (optim.py), or auto, the most "
+            "exact that fits."
+        },
+    )
     max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; overrides num_train_epochs if positive."})
     num_generations: int = field(default=8, metadata={"help": "Answers to each question (G); at least 2."})
     max_completion_length: int = field(default=256, metadata={"help": "Longest answer in tokens."})
@@ -56,6 +62,10 @@ class GRPOConfig(TrainingArguments):
     top_k: int = field(default=50, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
     top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total mass."})
     beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
+    reference: str = field(
+        default="auto",
+        metadata={"help": "Where the reference model is: resident on the device, streamed from the host, or auto."},
+    )
     epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
@@ -117,6 +127,10 @@ class GRPOConfig(TrainingArguments):
             (
                 self.scale_rewards in ("group", "none"),
                 f"scale_rewards {self.scale_rewards!r}: choose group or none.",
+            ),
+            (
+                self.reference in reference.PLACES,
+                f"reference {self.reference!r} is unknown; choose auto, resident or streamed.",
             ),
             (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
             (self.beta >= 0, "beta must not be negative: it would reward distance from the reference."),
@@ -193,7 +207,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         # A LoRA model holds its own reference: itself without the adapter.
         self.ref_model = None
         if args.beta and not hasattr(model, "disable_adapter"):
-            self.ref_model = copy.deepcopy(model).requires_grad_(False).eval()
+            half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+            self.ref_model = reference.make(model, args.reference, half)
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
         self._step, self._index, self._cut = -1, 0, 0

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import checkpoints, evaluation, faults, predictions, reward
+from . import checkpoints, evaluation, faults, optim, predictions, reward
 from .dataset import Question
 from .model import collate, prepare
 
@@ -79,7 +79,7 @@ class QuestionBatches:
 def check_run(
     model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
 ) -> None:
-    """Refuse a run that cannot work; keep weights of low precision that learn in float32."""
+    """Refuse a run that cannot work, and settle how weights that learn are kept."""
     faults.check_writable(args.output_dir)
     if not eval_dataset and args.eval_strategy != "no":
         raise ValueError("no held-out questions rank the checkpoints; give some, or set eval_strategy to no.")
@@ -91,14 +91,31 @@ def check_run(
     if args.world_size > 1:
         raise ValueError("training runs on one device here; start it without torchrun or accelerate launch.")
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
+    keep_masters(model, args)
+
+
+def keep_masters(model: nn.Module, args) -> None:
+    """Settle `args.master`, and turn weights of low precision that learn into float32 where it says so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if low and not (args.bf16 or args.fp16):
+    if args.master == "auto":
+        args.master = "fp32"
+    if reason := optim.refusal(args.master, args.device):
+        raise ValueError(reason)
+    if args.master != "fp32":
+        learn = {p.dtype for p in model.parameters() if p.requires_grad}
+        if learn != {torch.bfloat16}:
+            names = " and ".join(sorted(map(str, learn)))
+            raise ValueError(f"master {args.master} is for bfloat16 weights, not {names}; load them as bfloat16.")
+        if not args.optim.startswith("adamw_torch"):
+            raise ValueError(f"master {args.master} brings its own AdamW; leave optim out, or set master to fp32.")
+    elif low and not (args.bf16 or args.fp16):
         raise ValueError(
             f"weights that learn are {low[0].dtype}, which rounds nearly every small update away; "
             "set bf16 (they are then kept in float32 and computed with in bfloat16), or load them as float32."
         )
-    for parameter in low:
-        parameter.data = parameter.data.float()
+    else:
+        for parameter in low:
+            parameter.data = parameter.data.float()
 
 
 class QuestionTrainer:
@@ -246,11 +263,15 @@ class QuestionTrainer:
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     rate = rates.get(next((part for part in rates if part in name), None))
+                    rate = self.args.learning_rate if rate is None else rate
                     groups[rate, self.args.weight_decay * (name in decayed)].append(parameter)
             optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            if self.args.master != "fp32":
+                optimizer, kwargs = optim.adamw(self.args.master), {k: kwargs[k] for k in ("lr", "betas", "eps")}
+            # initial_lr: flashoptim would set one for all groups, and the schedule would believe it
             self.optimizer = optimizer(
                 [
-                    {"params": group, "weight_decay": decay} | ({} if rate is None else {"lr": rate})
+                    {"params": group, "weight_decay": decay, "lr": rate, "initial_lr": rate}
                     for (rate, decay), group in groups.items()
                 ],
                 **kwargs,

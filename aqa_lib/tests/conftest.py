@@ -8,6 +8,7 @@ from aqa_lib import model as models
 from aqa_lib import pretrain
 from aqa_lib.audio import Clip
 from aqa_lib.dataset import Question
+from aqa_lib.rollout import Rollouts
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer
 
 
@@ -90,3 +91,12 @@ def train(model, processor, questions, tmp_path):
         return trainer
 
     return run
+
+
+@pytest.fixture
+def rollouts(prompts):
+    """Four prompts of different lengths with three answers each, of 1 to 6 tokens."""
+    lengths = torch.tensor([[1, 4, 6], [2, 2, 1], [6, 1, 3], [5, 5, 5]])
+    ids = torch.randint(10, 300, (4, 3, 6), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(6) < lengths[..., None]
+    return Rollouts(prompts, torch.where(mask, ids, 0), mask, torch.ones(4, 3, dtype=torch.bool))

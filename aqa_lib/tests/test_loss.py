@@ -12,15 +12,6 @@ from aqa_lib.loss import completion_logps, group_advantages, grpo_loss, kl_diver
 from aqa_lib.rollout import Rollouts
 
 
-@pytest.fixture
-def rollouts(prompts):
-    """Four prompts of different lengths with three answers each, of 1 to 6 tokens."""
-    lengths = torch.tensor([[1, 4, 6], [2, 2, 1], [6, 1, 3], [5, 5, 5]])
-    ids = torch.randint(10, 300, (4, 3, 6), generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(6) < lengths[..., None]
-    return Rollouts(prompts, torch.where(mask, ids, 0), mask, torch.ones(4, 3, dtype=torch.bool))
-
-
 def repeated_logps(model, rollouts):
     """The plain form: each answer a full row behind its own copy of the prompt, logits everywhere."""
     prompts, ids, mask = rollouts.prompts, rollouts.completion_ids, rollouts.mask
