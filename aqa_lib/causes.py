@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from . import plotting, predictions, prompt
@@ -158,8 +158,8 @@ def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = Non
     """
     found = {name for rates in counts.values() for name in rates}
     names = [name for name in (*CAUSES, UNTAGGED) if name in found]
-    with plt.rc_context(plotting.STYLE):
-        figure = Figure(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
+    with rc_context(plotting.STYLE):
+        figure = plotting.Picture(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
         axis = figure.subplots()
         for number, ((value, rates), marker) in enumerate(zip(counts.items(), cycle("osD^v"), strict=False)):
             n = next((rate.n for rate in rates.values()), 0)

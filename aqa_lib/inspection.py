@@ -14,12 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
-from transformers.audio_utils import hertz_to_mel
 
 from . import audio, comparison, plotting, predictions, prompt, show
 from . import model as models
@@ -131,26 +127,6 @@ def alert(sentence: object) -> str:
     return f'<p role="alert" {NO_MATH}><strong>Please note:</strong> <bdi>{escape(sentence)}</bdi></p>'
 
 
-def waveform_and_mel(clip: audio.Clip, num_mel_bins: int = 128) -> Figure:
-    """Plot a clip as a wave and as the log-mel picture that the model gets, over the same seconds."""
-    mel = audio.log_mel(clip.wave, num_mel_bins)[:, : audio.num_frames(len(clip.wave))]
-    top = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney")
-    kilohertz = np.array([0.5, 1, 2, 4])
-    places = hertz_to_mel(1000 * kilohertz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1  # centres of the filters
-    with plt.rc_context(plotting.STYLE):
-        figure = Figure(figsize=(6, 3), dpi=80, layout="constrained")
-        wave, picture = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-        wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
-        wave.set(ylabel="amplitude\n(of full scale)", xlim=(0, clip.seconds))
-        picture.imshow(
-            mel.numpy(), origin="lower", aspect="auto", cmap="magma", extent=(0, clip.seconds, -0.5, len(mel) - 0.5)
-        )
-        picture.set(xlabel="time (s)", ylabel="frequency (kHz),\nmel scale", yticks=places)
-        picture.set_yticklabels([f"{value:g}" for value in kilohertz])
-        picture.grid(False)
-    return figure
-
-
 def sound(question: Question | None) -> str:
     """Show a question's clip: player, waveform and mel; or a sentence that says why that cannot be."""
     if question is None or question.audio is None:
@@ -161,11 +137,12 @@ def sound(question: Question | None) -> str:
     except audio.AudioError as error:
         return alert(error)
     file = io.BytesIO()
-    waveform_and_mel(clip).savefig(file, format="webp", pil_kwargs={"quality": 80})  # a sixth of a PNG
+    picture = plotting.sounds({"": clip})  # no title: a name with dollar signs would be typeset
+    picture.savefig(file, format="webp", pil_kwargs={"quality": 80})  # a sixth of a PNG
     data = base64.b64encode(file.getvalue()).decode()
     label = plain(", ".join([name, f"{clip.seconds:.1f} s", *clip.notes]))
-    picture = f'<img alt="Waveform and mel spectrogram of {escape(label)}" src="data:image/webp;base64,{data}">'
-    return show.player(clip, label) + picture
+    image = f'<img alt="Waveform and mel spectrogram of {escape(label)}" src="data:image/webp;base64,{data}">'
+    return show.player(clip, label) + image
 
 
 def card(
