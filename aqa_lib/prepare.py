@@ -173,7 +173,7 @@ def _check_all(
     bar = tqdm(total=len(wanted), initial=len(found), unit=" clips", disable=not progress)
     pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding and resampling leave Python's lock
     try:
-        with open(journal, "a", encoding="utf-8", newline="\n") as file:
+        with open(journal, "ab", buffering=0) as file:
             checked = pool.map(check, [wanted[key] for key in missing])
             for key, entry in zip(missing, checked, strict=True):
                 found[key] = {"key": key, "stamp": stamps[key]} | entry
