@@ -7,10 +7,10 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from cycler import cycler
-from matplotlib import rc_context
+from matplotlib import cycler, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from transformers.audio_utils import hertz_to_mel
 
 from . import audio, stats
@@ -32,9 +32,11 @@ class Picture(Figure):
     """A figure that shows itself in a notebook, once; pyplot's would stand there twice."""
 
     def _repr_png_(self) -> bytes:
-        file = io.BytesIO()
-        self.savefig(file, format="png")
-        return file.getvalue()
+        full, small = io.BytesIO(), io.BytesIO()
+        self.savefig(full, format="png")
+        # 128 colours: a third of the bytes, as a committed notebook has to be small
+        Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        return small.getvalue()
 
 
 class Photograph(Figure):
