@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from . import audio, dataset
 from .dataset import Question
