@@ -172,15 +172,16 @@ def sounds(clips: Mapping[str, Clip], num_mel_bins: int = 128) -> Figure:
     top, khz = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney"), np.array([0.5, 1, 2, 4])
     places = hertz_to_mel(1000 * khz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1
     longest = max(clip.seconds for clip in clips.values())
+    mels = [audio.log_mel(c.wave, num_mel_bins)[:, : audio.num_frames(len(c.wave))].numpy() for c in clips.values()]
+    loudest = max(mel.max() for mel in mels)  # black: 2 below, which is 80 dB, where `log_mel` ends
     with rc_context(STYLE | {"axes.grid": False, "figure.dpi": 100}):
         figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
         axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
-        for (caption, clip), wave, picture in zip(clips.items(), *axes, strict=True):
-            mel = audio.log_mel(clip.wave, num_mel_bins)[:, : audio.num_frames(len(clip.wave))]
+        for (caption, clip), mel, wave, picture in zip(clips.items(), mels, *axes, strict=True):
             wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
             wave.set(title=caption, xlim=(0, longest))
-            extent = (0, clip.seconds, -0.5, len(mel) - 0.5)
-            picture.imshow(mel.numpy(), origin="lower", aspect="auto", cmap="magma", extent=extent)
+            extent, scale = (0, clip.seconds, -0.5, len(mel) - 0.5), {"vmin": loudest - 2, "vmax": loudest}
+            picture.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=extent, **scale)
             picture.set(xlabel="time (s)", xlim=(0, longest), yticks=places, yticklabels=[f"{f:g}" for f in khz])
         axes[0, 0].set_ylabel("amplitude\n(of full scale)")
         axes[1, 0].set_ylabel("frequency (kHz),\nmel scale")
