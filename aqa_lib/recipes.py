@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from . import artifacts, dataset, evaluation, model, scale, synth
 from .dataset import Question
@@ -79,7 +78,7 @@ def _options(method: str, folder: str | Path, seed: int, **options) -> dict:
 
 def _finish(trainer: GRPOTrainer | SFTTrainer, folder: str | Path):
     """Train, from the last checkpoint where there is one, and save the best held-out model."""
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None)
+    trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
     trainer.save_state()
     return trainer
