@@ -132,7 +132,7 @@ def train(job: str, arguments: list[str]) -> None:
     """Run `python -m aqa_lib train` or `sft`."""
     from transformers import set_seed
 
-    from . import dataset, model, reward
+    from . import checkpoints, dataset, mmau, model, reward
     from .sft import SFTConfig, SFTTrainer
     from .trainer import GRPOConfig, GRPOTrainer
 
@@ -155,6 +155,12 @@ def train(job: str, arguments: list[str]) -> None:
         trainer = SFTTrainer(policy, processor, config, questions, held_out)
     else:
         trainer = GRPOTrainer(policy, processor, rewards, config, questions, held_out)
+    trainer.labels = {"model": run.model}
+    for name, path in (("train", run.train), ("held_out", run.held_out)):
+        if path:
+            trainer.labels |= {name: Path(path).name, f"{name}_sha256": mmau.sha256(path)}
+    if run.resume and not checkpoints.in_order(config.output_dir):
+        print(f"no checkpoint in {config.output_dir} yet: starting from the base")
     trainer.train(resume_from_checkpoint=run.resume or None)
     trainer.save_model()
     trainer.save_state()

@@ -4,6 +4,7 @@
 and the scorer are those of every scale.
 """
 
+import shutil
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """
     start, output_dir = time.monotonic(), Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for old in [*output_dir.glob("*.jsonl*"), *output_dir.glob("checkpoint-*/*")]:
-        old.unlink()  # or they would be gone on with
+    for old in output_dir.glob("*.jsonl*"):  # or they would be gone on with
+        old.unlink()
+    for old in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(old)
     print(scale.get())
     questions = recipes.questions(seed)
 

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import faults, mmau, predictions, prompt
+from . import faults, mmau, predictions, prompt, scale
 from . import model as models
 from . import rollout as rollouts
 from .audio import AudioError
@@ -102,6 +102,8 @@ def predict(
             "labels": {"model": model_name(model), "data": name, "batch_size": batch_size, **(labels or {})},
             "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
             "environment": predictions.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
+            "scale": scale.get().name,
+            "seed": seed,  # of the sampling, where there is any
             "started": predictions.now(),
         }
         rows = predictions.resume(path, meta, [question.id for question in questions])

@@ -32,7 +32,10 @@ CONTROLS = {  # their names, and what `evaluation.predict` is asked for
     "shuffled": {"shuffle_choices": 0},
     "text-only": {"audio": "none"},
 }
-PACKAGES = ("torch", "transformers", "peft", "numpy", "librosa", "soundfile")
+PACKAGES = (  # that a result may depend on
+    *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate"),
+    *("numpy", "librosa", "soxr", "soundfile"),
+)
 
 
 class PredictionsError(ValueError):

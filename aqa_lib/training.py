@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import checkpoints, evaluation, faults, optim, predictions, reward
+from . import checkpoints, evaluation, faults, mmau, optim, predictions, reward, scale
 from .dataset import Question
 from .model import collate, prepare
 
@@ -126,6 +126,7 @@ class QuestionTrainer:
 
     _aside: Path | None = None  # while a checkpoint is written
     _batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
+    labels: dict = {}  # what else the run's record should say, as the names and sha256 of its files
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """Train as transformers does, in a run that survives.
@@ -138,9 +139,11 @@ class QuestionTrainer:
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
             checkpoint = checkpoints.last_whole(run)
-            tqdm.write(f"going on from {checkpoint}" if checkpoint else f"no checkpoint in {run} yet: starting anew")
+            if checkpoint:
+                tqdm.write(f"going on from {checkpoint}")
         elif checkpoint and (reason := checkpoints.fault(checkpoint)):
             raise checkpoints.CheckpointError(f"{checkpoint} {reason}; take another.")
+        self._write_record(Path(run), str(checkpoint) if checkpoint else None)
         self._means.clear()
         self._cut, self._step = 0, -1
         if checkpoint:
@@ -200,6 +203,27 @@ class QuestionTrainer:
         if first:
             checkpoints.prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _write_record(self, run: Path, checkpoint: str | None) -> None:
+        """Write down how the run is made, in `run.json`: everything that its numbers depend on."""
+        if not self.is_world_process_zero():
+            return
+        asked = {"train": self.train_dataset.questions, "held_out": self.eval_dataset or ()}
+        rows = {name: [evaluation.question_row(0, q) for q in questions] for name, questions in asked.items()}
+        made = {
+            "trainer": type(self).__name__,
+            "scale": scale.get().name,
+            "seed": self.args.seed,
+            "labels": self.labels,
+            "rewards": getattr(self, "reward_names", None),
+            "questions": {name: {"n": len(some), "sha256": mmau.fingerprint(some)} for name, some in rows.items()},
+            "options": json.loads(self.args.to_json_string()),  # tokens left out
+            "environment": predictions.environment()
+            | {"device": str(self.args.device), "dtypes": sorted({str(p.dtype) for p in self.model.parameters()})},
+            "started": predictions.now(),
+            "resumed_from": checkpoint,
+        }
+        predictions.write_whole(run / "run.json", json.dumps(made, indent=1) + "\n")
 
     def _carry_on(self, checkpoint: Path) -> None:
         """Take up what was recorded between the last log and the checkpoint."""

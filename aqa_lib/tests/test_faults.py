@@ -58,7 +58,7 @@ def interrupt_at(step, monkeypatch, times=1):
     def sample(*args, **kwargs):
         if next(steps) == step:
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
     monkeypatch.setattr("aqa_lib.trainer.sample", sample)

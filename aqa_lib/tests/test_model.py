@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from aqa_lib import audio, prompt
 from aqa_lib import model as models
@@ -61,6 +62,53 @@ def test_audio_tower_equals_transformers_on_every_parity_of_length(model, proces
         theirs = tower(padded.input_features, attention_mask=mask).last_hidden_state
         theirs = model.model.multi_modal_projector(theirs)[0, : audio.num_audio_tokens(frames)]
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def full_length():
+    """An encoder of little width that hears 30 s, as the real one, and which of its lengths are tried."""
+    config = Qwen2AudioConfig(
+        audio_config={
+            "num_mel_bins": 8, "d_model": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
+        },
+        text_config={
+            "model_type": "qwen2", "vocab_size": 64, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 2,
+        },
+        audio_token_index=63,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen2AudioForConditionalGeneration(config).eval()
+    some = torch.randperm(2_900, generator=torch.Generator().manual_seed(0))[:24].add(40).tolist()
+    return model, [*range(3, 20), *some, *range(2_993, 3_001)]
+
+
+def padded_and_masked(model, features, frames):
+    """What transformers does: every clip as 3,000 frames, with a mask over the encoder's positions."""
+    counts = audio.num_positions(frames)
+    mask = (torch.arange(1_500) < counts[:, None])[:, None, None].expand(-1, 1, 1_500, -1)
+    hidden = model.model.audio_tower(features, attention_mask=mask).last_hidden_state
+    tokens = torch.arange(hidden.shape[1]) < (counts // 2)[:, None]
+    return model.model.multi_modal_projector(hidden)[tokens]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@torch.no_grad()
+def test_every_awkward_length_up_to_30_s_equals_transformers(full_length, dtype, tolerance):
+    """One clip at a time, then all in one ragged batch."""
+    model, lengths = full_length
+    model.to(dtype)
+    lengths = torch.tensor(lengths if dtype == torch.float32 else lengths[::6])
+    features = torch.randn(len(lengths), 8, 3_000, generator=torch.Generator().manual_seed(1)).to(dtype)
+    theirs = padded_and_masked(model, features, lengths)
+    ragged = models.encode_audio(model, features[..., : int(lengths.max()) + 2], lengths)
+    alone = [
+        models.encode_audio(model, clip[None, :, : min(int(frames) + 2, 3_000)], frames[None])
+        for clip, frames in zip(features, lengths, strict=True)
+    ]
+    assert len(theirs) == sum(audio.num_audio_tokens(int(frames)) for frames in lengths)
+    for ours in (ragged, torch.cat(alone)):
+        assert ((ours - theirs).float().norm() / theirs.float().norm()) < tolerance
 
 
 def test_a_batch_of_clips_equals_the_clips_alone(model, processor, prompts):
