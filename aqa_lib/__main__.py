@@ -7,6 +7,7 @@ sentence and exit code 2; the scale (AQA_SCALE) gives the defaults and is printe
 import argparse
 import logging
 import sys
+from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
@@ -24,6 +25,7 @@ JOBS = {
     "compare": "set runs side by side, and say which differences are real",
     "report": "gather results into the report's table, its rows beside ours",
     "ablation": "set prompt 2 and prompt 3 side by side: does thinking aloud help?",
+    "plan": "count the memory of a training run, and say whether it fits a card",
     "study": "run all of the report's Qwen2-Audio rows, three seeds each, and print its table",
 }
 
@@ -79,7 +81,7 @@ COMMON = {"seed", "bf16", "fp16", "gradient_accumulation_steps", "num_train_epoc
 COMMON |= {"warmup_steps", "weight_decay", "gradient_checkpointing", "dataloader_num_workers", "disable_tqdm"}
 
 
-def parse_training(job: str, config: type, arguments: list[str]):
+def parse_training(job: str, config: type, arguments: list[str], scale: scales.Scale | None = None):
     """Parse the options of `train` and `sft`: ours, and every option of their config."""
     from transformers import HfArgumentParser
 
@@ -88,7 +90,7 @@ def parse_training(job: str, config: type, arguments: list[str]):
     class Parser(_OneSentence, HfArgumentParser):
         pass
 
-    scale = scales.get()
+    scale = scale or scales.get()
     parser = Parser(
         [TrainArguments, config],
         prog=f"python -m aqa_lib {job}",
@@ -138,6 +140,7 @@ def train(job: str, arguments: list[str]) -> None:
 
     scale, run, config = parse_training(job, SFTConfig if job == "sft" else GRPOConfig, arguments)
     print(f"{scale}\ntraining {run.model} on {run.train}, into {config.output_dir}")
+    refuse_too_large(run, config)
     rewards = run.rewards or ["accuracy", "think_format" if config.prompt_style == 3 else "format"]
     rewards = [reward.get(name) for name in rewards]
     ensure_tiny(run.train)
@@ -165,6 +168,39 @@ def train(job: str, arguments: list[str]) -> None:
     trainer.save_model()
     trainer.save_state()
     print(f"saved the model to {config.output_dir}, its curves to {config.output_dir}/metrics.csv")
+
+
+def refuse_too_large(run: TrainArguments, config) -> None:
+    """Refuse a run that will not fit its device, before its model is loaded."""
+    from . import memory
+
+    if memory.card(config):
+        try:
+            shape = memory.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
+        except (OSError, ValueError):
+            return  # loading says what is wrong
+        memory.settle(memory.Anatomy.of(shape, run.quantization), copy(config))
+
+
+def plan(arguments: list[str]) -> None:
+    """Run `python -m aqa_lib plan`."""
+    parser = _parser("plan")
+    parser.description += " All options of train are understood: --memory GB, --lora_r 16, ..."
+    parser.add_argument("--scale", default=scales.get().name, help=f"one of {', '.join(scales.SCALES)}")
+    parser.add_argument("--prompt", type=int, help="tokens of a prompt; those of the longest clip if not given")
+    args, rest = parser.parse_known_args(arguments)
+    from . import memory
+    from .trainer import GRPOConfig
+
+    scale, run, config = parse_training("train", GRPOConfig, rest, scales.get(args.scale))
+    shape = memory.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
+    anatomy = memory.Anatomy.of(shape, run.quantization)
+    limit = (config.memory or scale.memory or 0) * memory.GB or memory.card(config)
+    work = memory.Work.of(config, anatomy, args.prompt)
+    made = memory.plan(anatomy, work, limit, config)
+    print(f"{scale.name}: {run.model}\n{memory.table(made, anatomy, work)}")
+    if not made.fits:
+        print(f"To make it fit: {memory.advice(anatomy, config, limit, prompt=args.prompt)}.")
 
 
 def demo(arguments: list[str]) -> None:
@@ -331,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if job not in JOBS:
             raise ValueError(f"no job is named {job!r}; choose from {', '.join(JOBS)}.")
-        jobs = {"demo": demo, "prepare": prepare, "evaluate": evaluate}
+        jobs = {"demo": demo, "plan": plan, "prepare": prepare, "evaluate": evaluate}
         jobs |= {name: partial(train, name) for name in ("train", "sft")}
         jobs.get(job, partial(_other, job))(rest)
     except (ValueError, ImportError, OSError) as error:

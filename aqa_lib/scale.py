@@ -19,7 +19,8 @@ class Scale:
     """What to run on a machine: model, data, and the training options that differ from the report's.
 
     model: folder or hub id. train: questions in AVQA's form, of which `held_out_fraction` ranks the checkpoints unless
-    `held_out` names a file. test: questions in MMAU's form. grpo, sft: options of `GRPOConfig` and of SFT.
+    `held_out` names a file. test: questions in MMAU's form. memory: GB of the machine's GPU. grpo, sft: options of
+    `GRPOConfig` and of SFT.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Scale:
     dtype: str = "auto"
     quantization: str | None = None
     lora_r: int | None = None
+    memory: float | None = None
     max_completion_length: int = 256
     grpo: dict = field(default_factory=dict)
     sft: dict = field(default_factory=dict)
@@ -80,12 +82,22 @@ SCALES = {
         held_out_fraction=0.01,
         quantization="4bit",
         lora_r=16,
+        memory=16,
         grpo={
+            "bf16": True,  # float16 where the GPU has no bfloat16
             "max_steps": 200,
             "learning_rate": 1e-5,
             "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
-            "max_tokens_per_forward": 2048,
+            "gradient_checkpointing": True,
+        },
+        sft={
+            "bf16": True,
+            "max_steps": 200,
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 8,
+            "max_completion_length": 64,
             "gradient_checkpointing": True,
         },
     ),
@@ -96,7 +108,9 @@ SCALES = {
         train=ROOT / "data" / "avqa" / "train.jsonl",
         test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
+        memory=80,
         grpo={"bf16": True, "gradient_checkpointing": True},
+        sft={"bf16": True, "gradient_checkpointing": True},
     ),
 }
 

@@ -72,6 +72,7 @@ class SFTConfig(trl.SFTConfig):
     audio_tower_learning_rate: float | None = _as_grpo("audio_tower_learning_rate")
     projector_learning_rate: float | None = _as_grpo("projector_learning_rate")
     master: str = _as_grpo("master")
+    memory: float | None = _as_grpo("memory")
     max_steps: int = _as_grpo("max_steps")
     max_completion_length: int = _as_grpo("max_completion_length")
     logits_chunk_size: int = _as_grpo("logits_chunk_size")

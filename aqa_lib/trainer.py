@@ -24,6 +24,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from . import faults, prompt, reference, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
+from .memory import FORWARD
 from .model import Prompts
 from .rollout import Rollouts, decode, sample
 from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
@@ -85,9 +86,22 @@ class GRPOConfig(TrainingArguments):
         default=True,
         metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."},
     )
-    max_tokens_per_forward: int = field(
-        default=8192,
-        metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."},
+    max_tokens_per_forward: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; as memory allows if "
+            "not given, 8192 where it is not known."
+        },
+    )
+    checkpoint_above: int | None = field(
+        default=None,
+        metadata={
+            "help": "With gradient_checkpointing: keep the activations of passes of up to so many tokens; as memory "
+            "allows if not given, 0 where it is not known."
+        },
+    )
+    memory: float | None = field(
+        default=None, metadata={"help": "GB that the run may take on its device; all of a GPU's if not given."}
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
@@ -137,7 +151,10 @@ class GRPOConfig(TrainingArguments):
             (self.epsilon > 0, "epsilon must be above 0."),
             (0 < self.top_p <= 1, "top_p must be above 0 and at most 1."),
             (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
-            (self.max_tokens_per_forward > 0, "max_tokens_per_forward must be at least 1."),
+            (
+                self.max_tokens_per_forward is None or self.max_tokens_per_forward > 0,
+                "max_tokens_per_forward must be at least 1.",
+            ),
             (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
             (self.num_iterations > 0, "num_iterations must be at least 1."),
             (self.max_completion_length > 0, "max_completion_length must be at least 1."),
@@ -307,25 +324,30 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
         return total.view(-1, G).to(self.args.device)
 
-    def _micro_batches(self, rollouts: Rollouts, rows: Tensor | None = None) -> Iterator[list[int]]:
-        """Cut rows into batches of like length that hold at most `max_tokens_per_forward` tokens, padding included."""
+    def _micro_batches(
+        self, rollouts: Rollouts, rows: Tensor | None = None, learn: bool = True
+    ) -> Iterator[tuple[list[int], int]]:
+        """Cut rows into batches of like length, each with its tokens, padding included: at most
+        `max_tokens_per_forward`; `checkpoint_above`, where a row has no more; or, where none learn, more."""
+        most = self.args.max_tokens_per_forward * (1 if learn else FORWARD)
+        plain = self.args.checkpoint_above if learn else 0
         prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
-        batch: list[int] = []
+        batch, tokens = [], 0
         rows = range(len(prompts)) if rows is None else rows.tolist()
         for row in sorted(rows, key=lambda row: prompts[row] + answers[row]):
             more = [*batch, row]
             width = max(prompts[i] for i in more) + max(answers[i] for i in more)
-            if batch and width * len(more) > self.args.max_tokens_per_forward:
-                yield batch
-                more = [row]
-            batch = more
+            if batch and width * len(more) > (plain if width <= plain else most):
+                yield batch, tokens
+                more, width = [row], prompts[row] + answers[row]
+            batch, tokens = more, width * len(more)
         if batch:
-            yield batch
+            yield batch, tokens
 
     @torch.no_grad()
     def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
         logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
-        for rows in self._micro_batches(rollouts):
+        for rows, _ in self._micro_batches(rollouts, learn=False):
             with self.accelerator.autocast():
                 part, _ = completion_logps(
                     model, rollouts.select(rows), self.args.temperature, self.args.logits_chunk_size
@@ -340,7 +362,11 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             rows = rows[(experience.advantages != 0).any(1).cpu()]
         num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
         sums: dict[str, Tensor] = defaultdict(float)
-        for part in self._micro_batches(rollouts, rows):
+        for part, tokens in self._micro_batches(rollouts, rows):
+            if args.gradient_checkpointing:
+                for module in model.modules():
+                    if hasattr(module, "gradient_checkpointing"):
+                        module.gradient_checkpointing = tokens > args.checkpoint_above
             some = rollouts.select(part)
             width = some.mask.shape[-1]
             with self.accelerator.autocast():

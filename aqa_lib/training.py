@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import checkpoints, evaluation, faults, mmau, optim, predictions, reward, scale
+from . import checkpoints, evaluation, faults, memory, mmau, optim, predictions, reward, scale
 from .dataset import Question
 from .model import collate, prepare
 
@@ -95,12 +95,11 @@ def check_run(
 
 
 def keep_masters(model: nn.Module, args) -> None:
-    """Settle `args.master`, and turn weights of low precision that learn into float32 where it says so."""
+    """Settle what memory decides, and turn weights of low precision that learn into float32 if they are kept so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if args.master == "auto":
-        args.master = "fp32"
-    if reason := optim.refusal(args.master, args.device):
+    if args.master != "auto" and (reason := optim.refusal(args.master, args.device)):
         raise ValueError(reason)
+    memory.settle(memory.Anatomy.of(model), args)
     if args.master != "fp32":
         learn = {p.dtype for p in model.parameters() if p.requires_grad}
         if learn != {torch.bfloat16}:
