@@ -24,6 +24,7 @@ JOBS = {
     "compare": "set runs side by side, and say which differences are real",
     "report": "gather results into the report's table, its rows beside ours",
     "ablation": "set prompt 2 and prompt 3 side by side: does thinking aloud help?",
+    "bench": "measure what a step costs, beside the report's way and beside TRL",
     "study": "run all of the report's Qwen2-Audio rows, three seeds each, and print its table",
 }
 
@@ -280,7 +281,7 @@ def prepare(arguments: list[str]) -> None:
 
 def _other(job: str, arguments: list[str]) -> None:
     """Run a job that another module defines by `add_JOB_arguments` and `run_JOB`."""
-    module = import_module(f".{job if job in ('study', 'ablation') else 'cli_evaluation'}", __package__)
+    module = import_module(f".{job if job in ('study', 'ablation', 'bench') else 'cli_evaluation'}", __package__)
     parser = _parser(job)
     getattr(module, f"add_{job}_arguments")(parser)
     getattr(module, f"run_{job}")(parser.parse_args(arguments))
