@@ -6,6 +6,7 @@ sentence and exit code 2; the scale (AQA_SCALE) gives the defaults and is printe
 
 import argparse
 import logging
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -234,7 +235,7 @@ def evaluate(arguments: list[str]) -> None:
         help="leave bad rows out, and count clips that cannot be used as wrong",
     )
     args = parser.parse_args(arguments)
-    from . import cli_evaluation, dataset, evaluation, model
+    from . import cli_evaluation, dataset, evaluation, model, parallel
 
     print(scale)
     ensure_tiny(args.questions)
@@ -256,7 +257,9 @@ def evaluate(arguments: list[str]) -> None:
     evaluation.predict(policy, processor, questions, args.output, **options)
     if args.controls:
         evaluation.predict_controls(policy, processor, questions, args.output, **options)
-    cli_evaluation.run_score(argparse.Namespace(files=[Path(args.output)], json=False, questions=None, official=None))
+    if parallel.place()[0] == 0:
+        scored = {"files": [Path(args.output)], "json": False, "questions": None, "official": None}
+        cli_evaluation.run_score(argparse.Namespace(**scored))
 
 
 def prepare(arguments: list[str]) -> None:
@@ -306,10 +309,13 @@ def _mapping(text: str) -> dict[str, str]:
 
 def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips where a path asks for them and they are not there."""
-    if Path(path).resolve().parent == scales.TINY:
+    from . import parallel
+
+    if Path(path).resolve().parent == scales.TINY and parallel.place()[0] == 0:
         from . import synth
 
         synth.write(scales.TINY)
+    parallel.gather(None)  # the others wait
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -322,6 +328,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{scales.VARIABLE} picks the scale: {', '.join(scales.SCALES)} (tiny if not set).")
         return 0
     _quiet()
+    from . import parallel
+
+    parallel.start()
+    if parallel.place()[0]:
+        sys.stdout = open(os.devnull, "w")  # one process speaks for all
     job, rest = arguments[0], arguments[1:]
     try:
         if job not in JOBS:

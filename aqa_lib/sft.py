@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, prompt
+from . import faults, parallel, prompt
 from .dataset import Question
 from .loss import completion_logps
 from .model import Prompts
@@ -203,6 +203,8 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         start = time.perf_counter()
         with faults.memory_advice(self._fewer_questions):
             loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            parallel.average_gradients(self.model.parameters())
         self._check(loss, self._asked)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
@@ -216,8 +218,10 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         self._means["entropy"].append(float(entropies.sum() / tokens))
         self._cut += inputs["cut"]
         self._asked = [as_row(question) for question in inputs["questions"]]
-        self.state.num_input_tokens_seen += int(prompts.attention_mask.sum() + tokens)
-        loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
+        self.state.num_input_tokens_seen += sum(parallel.gather(int(prompts.attention_mask.sum() + tokens)))
+        if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
+            tokens = num_items_in_batch / parallel.place()[1]
+        loss = -logps.sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
 
 

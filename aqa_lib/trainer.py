@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, prompt, reference, reward
+from . import faults, parallel, prompt, reference, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .model import Prompts
@@ -231,6 +231,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         model.train()
         with faults.memory_advice(self._fewer_tokens):
             loss = self._backward(model, self._experiences[self._index])
+        if self.accelerator.sync_gradients:
+            parallel.average_gradients(model.parameters())
         self._check(loss, self._experiences[self._index].rows)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
@@ -252,7 +254,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         args, start = self.args, time.perf_counter()
-        keys = [args.seed, self.state.global_step, self._index, self.accelerator.process_index]
+        rank, processes = parallel.place()  # processes that share a step sample what one alone would
+        keys = [args.seed, self.state.global_step, self._index * processes + rank, 0]
         with torch.no_grad(), self.accelerator.autocast():
             rollouts = sample(
                 self.accelerator.unwrap_model(model),
@@ -393,7 +396,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         }
         for name, value in values.items():
             self._means[name].append(float(value))
-        self.state.num_input_tokens_seen += int(rollouts.prompts.attention_mask.sum() + lengths.sum())
+        tokens = int(rollouts.prompts.attention_mask.sum() + lengths.sum())
+        self.state.num_input_tokens_seen += sum(parallel.gather(tokens))
         rows = [
             as_row(question) | {"completions": group, "rewards": values}
             for question, group, values in zip(questions, texts, rewards.tolist(), strict=True)

@@ -6,9 +6,11 @@ the same batches for the same seed, the same optimizer groups, the same held-out
 
 import csv
 import json
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import checkpoints, evaluation, faults, optim, predictions, reward
+from . import checkpoints, evaluation, faults, optim, parallel, predictions, reward
 from .dataset import Question
 from .model import collate, prepare
 
@@ -55,6 +57,7 @@ class QuestionBatches:
     def __init__(self, size: int, batch_size: int, batches_per_step: int = 1, repeats: int = 1, seed: int = 0):
         self.size, self.batch_size, self.batches_per_step = size, batch_size, batches_per_step
         self.repeats, self.seed, self.epoch = repeats, seed, 0
+        self.sampler = self  # where accelerate looks for set_epoch once processes share the batches
         if size < batch_size * batches_per_step:
             raise ValueError(
                 f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
@@ -88,8 +91,8 @@ def check_run(
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
         raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
-    if args.world_size > 1:
-        raise ValueError("training runs on one device here; start it without torchrun or accelerate launch.")
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP"):
+        raise ValueError("FSDP is not supported: every process holds the whole model; start it by torchrun alone.")
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
     keep_masters(model, args)
 
@@ -168,6 +171,11 @@ class QuestionTrainer:
             )
         return result
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep accelerate from wrapping the model in DistributedDataParallel; `parallel` says why."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
     def _get_output_dir(self, trial) -> str:
         return str(self._aside or super()._get_output_dir(trial))
 
@@ -183,12 +191,11 @@ class QuestionTrainer:
             self._aside = aside
             super()._save_checkpoint(model, trial)
             self._aside = None
-            self.accelerator.wait_for_everyone()
+            since = self._since_log()
             if self.state.best_model_checkpoint == str(aside / name):
                 self.state.best_model_checkpoint = str(run / name)
             if first:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
-                since = {"means": self._means, "cut": self._cut}
                 (aside / name / SINCE_LOG).write_text(json.dumps(since), encoding="utf-8")
                 checkpoints.seal(aside / name)
                 checkpoints.put(aside / name, run)
@@ -201,8 +208,19 @@ class QuestionTrainer:
             checkpoints.prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
+    def _since_log(self) -> dict:
+        """Bring together what all processes recorded since the last log."""
+        means, cut = defaultdict(list), 0
+        for theirs, count in parallel.gather((dict(self._means), self._cut)):
+            cut += count
+            for name, values in theirs.items():
+                means[name] += values
+        return {"means": means, "cut": cut}
+
     def _carry_on(self, checkpoint: Path) -> None:
-        """Take up what was recorded between the last log and the checkpoint."""
+        """Take up what was recorded between the last log and the checkpoint; the first process does, for all."""
+        if not self.is_world_process_zero():
+            return
         since = json.loads((checkpoint / SINCE_LOG).read_text(encoding="utf-8"))
         self._cut = since["cut"]
         self._means.update(since["means"])
@@ -315,9 +333,10 @@ class QuestionTrainer:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, adding the budget spent so far and the means of what was recorded since the last log."""
         if "loss" in logs:
-            logs = logs | {name: sum(values) / len(values) for name, values in self._means.items()} | self.budget()
-            if self._cut:
-                logs["clips/cut"] = self._cut
+            since = self._since_log()
+            logs = logs | {name: sum(values) / len(values) for name, values in since["means"].items()} | self.budget()
+            if since["cut"]:
+                logs["clips/cut"] = since["cut"]
             self._means.clear()
         # the two count from the last resuming, not from the start
         super().log({k: v for k, v in logs.items() if k not in ("train_loss", "total_flos")}, start_time)
@@ -401,7 +420,8 @@ class _Stop(TrainerCallback):
         tqdm.write("stopping after this step, with a checkpoint; once more stops at once, without.")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
+        asked = any(parallel.gather(self.asked))  # whichever process was told
+        if asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
             control.should_save = control.should_training_stop = True
 
 
