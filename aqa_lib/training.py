@@ -57,7 +57,6 @@ class QuestionBatches:
     def __init__(self, size: int, batch_size: int, batches_per_step: int = 1, repeats: int = 1, seed: int = 0):
         self.size, self.batch_size, self.batches_per_step = size, batch_size, batches_per_step
         self.repeats, self.seed, self.epoch = repeats, seed, 0
-        self.sampler = self  # where accelerate looks for set_epoch once processes share the batches
         if size < batch_size * batches_per_step:
             raise ValueError(
                 f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
