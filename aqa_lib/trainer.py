@@ -26,7 +26,7 @@ from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .model import Prompts
 from .rollout import Rollouts, decode, sample
-from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
 
 
 @dataclass
@@ -88,6 +88,10 @@ class GRPOConfig(TrainingArguments):
     max_tokens_per_forward: int = field(
         default=8192,
         metadata={"help": "Tokens (prompts once, and their answers) in one forward and backward pass."},
+    )
+    audio_cache_gb: float = field(
+        default=2.0,
+        metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
@@ -209,6 +213,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         if args.beta and not hasattr(model, "disable_adapter"):
             half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
             self.ref_model = reference.make(model, args.reference, half)
+        self._hearing = Hearing(model, args.audio_cache_gb)
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
         self._step, self._index, self._cut = -1, 0, 0
@@ -225,7 +230,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             self._experiences = []
         if self._index == len(self._experiences):
             with faults.memory_advice(self._fewer_questions):
-                prompts = inputs["prompts"].to(self.args.device)
+                with self.accelerator.autocast():
+                    prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
                 self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
             self._cut += inputs["cut"]
         model.train()

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from . import checkpoints, evaluation, faults, optim, parallel, predictions, reward
 from .dataset import Question
-from .model import collate, prepare
+from .model import Prompts, collate, encode_audio, parts, prepare
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
@@ -118,6 +119,37 @@ def keep_masters(model: nn.Module, args) -> None:
     else:
         for parameter in low:
             parameter.data = parameter.data.float()
+
+
+class Hearing:
+    """The audio tokens of clips under an audio tower that does not learn: each clip is encoded once a run.
+
+    gigabytes: of memory for them (2 MB for 10 s at the full size). A clip for which none is left is encoded once a
+    batch. Clips are encoded one by one, so that no number depends on the batch that a clip was first met in.
+    """
+
+    def __init__(self, model: nn.Module, gigabytes: float):
+        self.model, self.left, self.kept = model, gigabytes * 1e9, {}
+        hears = parts(model).audio_tower, parts(model).projector
+        self.frozen = not any(p.requires_grad for module in hears for p in module.parameters())
+
+    @torch.no_grad()
+    def __call__(self, questions: Sequence[Question], prompts: Prompts) -> Prompts:
+        """Put the clips' audio tokens in place of their mels."""
+        if not self.frozen or prompts.input_features is None:
+            return prompts
+        heard = []
+        for row, question in enumerate(questions):
+            clip = (question.audio, question.meta.get("start"), question.meta.get("end"))
+            tokens = self.kept.get(clip)
+            if tokens is None:
+                alone = prompts.select([row])
+                tokens = encode_audio(self.model, alone.input_features, alone.feature_lengths)
+                if self.left >= tokens.nbytes:
+                    self.left -= tokens.nbytes
+                    self.kept[clip] = tokens.cpu()
+            heard.append(tokens.to(prompts.input_ids.device))
+        return replace(prompts, input_features=None, heard=nn.utils.rnn.pad_sequence(heard, batch_first=True))
 
 
 class QuestionTrainer:
