@@ -6,6 +6,7 @@ sentence and exit code 2; the scale (AQA_SCALE) gives the defaults and is printe
 
 import argparse
 import logging
+import os
 import sys
 from copy import copy
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,7 @@ JOBS = {
     "report": "gather results into the report's table, its rows beside ours",
     "ablation": "set prompt 2 and prompt 3 side by side: does thinking aloud help?",
     "plan": "count the memory of a training run, and say whether it fits a card",
+    "bench": "measure what a step costs, beside the report's way and beside TRL",
     "study": "run all of the report's Qwen2-Audio rows, three seeds each, and print its table",
 }
 
@@ -275,7 +277,7 @@ def evaluate(arguments: list[str]) -> None:
         help="leave bad rows out, and count clips that cannot be used as wrong",
     )
     args = parser.parse_args(arguments)
-    from . import cli_evaluation, dataset, evaluation, model
+    from . import cli_evaluation, dataset, evaluation, model, parallel
 
     print(scale)
     ensure_tiny(args.questions)
@@ -297,7 +299,9 @@ def evaluate(arguments: list[str]) -> None:
     evaluation.predict(policy, processor, questions, args.output, **options)
     if args.controls:
         evaluation.predict_controls(policy, processor, questions, args.output, **options)
-    cli_evaluation.run_score(argparse.Namespace(files=[Path(args.output)], json=False, questions=None, official=None))
+    if parallel.place()[0] == 0:
+        scored = {"files": [Path(args.output)], "json": False, "questions": None, "official": None}
+        cli_evaluation.run_score(argparse.Namespace(**scored))
 
 
 def prepare(arguments: list[str]) -> None:
@@ -322,7 +326,7 @@ def prepare(arguments: list[str]) -> None:
 
 def _other(job: str, arguments: list[str]) -> None:
     """Run a job that another module defines by `add_JOB_arguments` and `run_JOB`."""
-    module = import_module(f".{job if job in ('study', 'ablation') else 'cli_evaluation'}", __package__)
+    module = import_module(f".{job if job in ('study', 'ablation', 'bench') else 'cli_evaluation'}", __package__)
     parser = _parser(job)
     getattr(module, f"add_{job}_arguments")(parser)
     getattr(module, f"run_{job}")(parser.parse_args(arguments))
@@ -347,10 +351,13 @@ def _mapping(text: str) -> dict[str, str]:
 
 def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips where a path asks for them and they are not there."""
-    if Path(path).resolve().parent == scales.TINY:
+    from . import parallel
+
+    if Path(path).resolve().parent == scales.TINY and parallel.place()[0] == 0:
         from . import synth
 
         synth.write(scales.TINY)
+    parallel.gather(None)  # the others wait
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -363,6 +370,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{scales.VARIABLE} picks the scale: {', '.join(scales.SCALES)} (tiny if not set).")
         return 0
     _quiet()
+    from . import parallel
+
+    parallel.start()
+    if parallel.place()[0]:
+        sys.stdout = open(os.devnull, "w")  # one process speaks for all
     job, rest = arguments[0], arguments[1:]
     try:
         if job not in JOBS:

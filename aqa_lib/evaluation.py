@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import faults, mmau, predictions, prompt, scale
+from . import faults, mmau, parallel, predictions, prompt, scale
 from . import model as models
 from . import rollout as rollouts
 from .audio import AudioError
@@ -64,7 +64,7 @@ def predict(
     seed that reorders every question's choices. data: the file that the questions came from, for the record.
     labels: what else the record should say, such as `method` and `train_seed`. on_error: "skip" leaves a
     question whose clip cannot be used without a prediction, which counts as wrong. A `path` that exists is
-    resumed.
+    resumed. Processes that torchrun started answer a share each, and all return all rows.
 
     Rows: `index, id, task, question, choices, answer, model_output, prediction` (the answer read from it, ""
     where none can be)`, correct` (strict; None where the answer is withheld)`, tokens, ended` and MMAU's
@@ -82,6 +82,8 @@ def predict(
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
     blank = [question_row(i, question) for i, question in enumerate(questions)]
     rows: dict[int, dict] = {}
+    rank, processes = parallel.place()
+    first, own = rank == 0, path
     if path is not None:
         settings = {
             "weights": weights_sha256(model),
@@ -106,14 +108,23 @@ def predict(
             "seed": seed,  # of the sampling, where there is any
             "started": predictions.now(),
         }
-        rows = predictions.resume(path, meta, [question.id for question in questions])
+        ids = [question.id for question in questions]
+        if first and (processes == 1 or Path(path).exists()):
+            rows = predictions.resume(path, meta, ids)
     batches = list(enumerate(sorted_batches(questions, batch_size)))
     # A batch that a kill cut in two is answered again as a whole, so that resuming changes no answer.
+    rows = parallel.gather(rows)[0]  # what the first process found
     batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
+    if processes > 1:
+        batches = batches[rank::processes]
+        if path is not None:
+            own = predictions.share_path(path, rank, processes)
+            rows |= predictions.resume(own, meta, ids)
+            batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
-    bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not progress)
-    file = open(path, "ab", buffering=0) if path is not None else None  # what is written is there: nothing to flush
+    bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))
+    file = open(own, "ab", buffering=0) if own is not None else None  # what is written is there: nothing to flush
     start, cut = time.monotonic(), 0
     try:
         for (number, batch), examples in zip(batches, loaded, strict=True):
@@ -137,9 +148,17 @@ def predict(
     if cut:
         longest = models.max_seconds(processor)
         logger.warning("%d of %d clips were cut to the %g s that the model hears.", cut, len(questions), longest)
+    for theirs in parallel.gather(rows):
+        rows |= theirs
     ordered = [rows[i] for i in range(len(questions))]
-    if file:
+    if file and first:
+        if processes > 1:
+            predictions.resume(path, meta, ids)
         predictions.finish(path, ordered, time.monotonic() - start)
+    if file and processes > 1:
+        parallel.gather(None)  # the whole is written: the shares may go
+        own.unlink()
+        predictions.meta_path(own).unlink()
     return ordered
 
 

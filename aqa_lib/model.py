@@ -62,13 +62,15 @@ class Prompts:
     """A batch of B prompts, padded on the left.
 
     input_ids, attention_mask: (B, P). input_features: (A, M, F) mel of the A clips in reading order, and
-    feature_lengths: (A,) their valid frames; both None in a batch without audio.
+    feature_lengths: (A,) their valid frames; both None in a batch without audio. heard: (A, N, H), where the clips
+    were encoded before, their audio tokens, padded on the right; it then stands in for input_features.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     input_features: Tensor | None = None
     feature_lengths: Tensor | None = None
+    heard: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -83,9 +85,12 @@ class Prompts:
         mask = self.attention_mask[rows]
         width = int(mask.sum(1).max())
         kept = Prompts(self.input_ids[rows][:, -width:], mask[:, -width:])
-        if self.input_features is None:
+        if self.feature_lengths is None:
             return kept
         lengths = self.feature_lengths[rows]
+        if self.heard is not None:
+            tokens = audio.num_audio_tokens(int(lengths.max()))
+            return replace(kept, feature_lengths=lengths, heard=self.heard[rows, :tokens])
         frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
         return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
 
@@ -336,9 +341,13 @@ def embed(model: nn.Module, prompts: Prompts) -> Tensor:
     """Embed prompts, (B, P, H), each clip's audio tokens in the places that hold them."""
     p = parts(model)
     embeds = p.language_model.get_input_embeddings()(prompts.input_ids)
-    if prompts.input_features is None:
+    if prompts.feature_lengths is None:
         return embeds
-    heard = encode_audio(model, prompts.input_features, prompts.feature_lengths)
+    if prompts.heard is None:
+        heard = encode_audio(model, prompts.input_features, prompts.feature_lengths)
+    else:
+        tokens = torch.arange(prompts.heard.shape[1], device=embeds.device)
+        heard = prompts.heard[tokens < audio.num_audio_tokens(prompts.feature_lengths)[:, None]]
     places = prompts.input_ids == p.audio_token_id
     if int(places.sum()) != len(heard):
         raise ModelError(f"{int(places.sum())} places for {len(heard)} audio tokens; make prompts with model.prepare.")

@@ -100,6 +100,15 @@ def control_path(path: str | Path, name: str) -> Path:
     return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
+def share_path(path: str | Path, rank: int, processes: int) -> Path:
+    """Name the file in which one of several processes keeps its share of the predictions until all are there.
+
+    >>> share_path("runs/p.jsonl", 0, 2).name
+    'p.jsonl.1-of-2'
+    """
+    return Path(f"{path}.{rank + 1}-of-{processes}")
+
+
 @cache  # what counts is the state of the code when it was loaded
 def environment() -> dict:
     """Record what ran: package versions, Python, and the commit of this package (`dirty`: with local

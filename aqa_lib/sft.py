@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, prompt
+from . import faults, parallel, prompt
 from .dataset import Question
 from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
 from .trainer import GRPOConfig
-from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -75,6 +75,7 @@ class SFTConfig(trl.SFTConfig):
     memory: float | None = _as_grpo("memory")
     max_steps: int = _as_grpo("max_steps")
     max_completion_length: int = _as_grpo("max_completion_length")
+    audio_cache_gb: float = _as_grpo("audio_cache_gb")
     logits_chunk_size: int = _as_grpo("logits_chunk_size")
     logging_steps: float = _as_grpo("logging_steps")
     logging_first_step: bool = _as_grpo("logging_first_step")
@@ -188,6 +189,7 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         self.model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
         if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
             self.add_callback(_OneLine(bar=not args.disable_tqdm))
+        self._hearing = Hearing(model, args.audio_cache_gb)
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._cut = 0  # clips so far that were longer than the model hears
         self._asked: list[dict] = []  # the last batch
@@ -204,21 +206,26 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         start = time.perf_counter()
         with faults.memory_advice(self._fewer_questions):
             loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            parallel.average_gradients(self.model.parameters())
         self._check(loss, self._asked)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Compute the mean negative log-probability of the answers' tokens, over all tokens of the step."""
-        prompts, taught = inputs["prompts"].to(self.args.device), inputs["labels"].to(self.args.device)
+        taught = inputs["labels"].to(self.args.device)
+        prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
         rollouts = answers(prompts, taught)
         logps, entropies = completion_logps(model, rollouts, chunk_size=self.args.logits_chunk_size)  # (B, 1, C)
         tokens = rollouts.mask.sum()
         self._means["entropy"].append(float(entropies.sum() / tokens))
         self._cut += inputs["cut"]
         self._asked = [as_row(question) for question in inputs["questions"]]
-        self.state.num_input_tokens_seen += int(prompts.attention_mask.sum() + tokens)
-        loss = -logps.sum() / (tokens if num_items_in_batch is None else num_items_in_batch)
+        self.state.num_input_tokens_seen += sum(parallel.gather(int(prompts.attention_mask.sum() + tokens)))
+        if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
+            tokens = num_items_in_batch / parallel.place()[1]
+        loss = -logps.sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
 
 

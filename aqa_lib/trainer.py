@@ -21,13 +21,13 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, prompt, reference, reward
+from . import faults, parallel, prompt, reference, reward
 from .dataset import Question
 from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .memory import FORWARD
 from .model import Prompts
 from .rollout import Rollouts, decode, sample
-from .training import Examples, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
 
 
 @dataclass
@@ -102,6 +102,10 @@ class GRPOConfig(TrainingArguments):
     )
     memory: float | None = field(
         default=None, metadata={"help": "GB that the run may take on its device; all of a GPU's if not given."}
+    )
+    audio_cache_gb: float = field(
+        default=2.0,
+        metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
@@ -226,6 +230,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         if args.beta and not hasattr(model, "disable_adapter"):
             half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
             self.ref_model = reference.make(model, args.reference, half)
+        self._hearing = Hearing(model, args.audio_cache_gb)
         self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
         self._step, self._index, self._cut = -1, 0, 0
@@ -242,12 +247,15 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             self._experiences = []
         if self._index == len(self._experiences):
             with faults.memory_advice(self._fewer_questions):
-                prompts = inputs["prompts"].to(self.args.device)
+                with self.accelerator.autocast():
+                    prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
                 self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
             self._cut += inputs["cut"]
         model.train()
         with faults.memory_advice(self._fewer_tokens):
             loss = self._backward(model, self._experiences[self._index])
+        if self.accelerator.sync_gradients:
+            parallel.average_gradients(model.parameters())
         self._check(loss, self._experiences[self._index].rows)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
@@ -269,7 +277,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         args, start = self.args, time.perf_counter()
-        keys = [args.seed, self.state.global_step, self._index, self.accelerator.process_index]
+        rank, processes = parallel.place()  # processes that share a step sample what one alone would
+        keys = [args.seed, self.state.global_step, self._index * processes + rank, 0]
         with torch.no_grad(), self.accelerator.autocast():
             rollouts = sample(
                 self.accelerator.unwrap_model(model),
@@ -419,7 +428,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         }
         for name, value in values.items():
             self._means[name].append(float(value))
-        self.state.num_input_tokens_seen += int(rollouts.prompts.attention_mask.sum() + lengths.sum())
+        tokens = int(rollouts.prompts.attention_mask.sum() + lengths.sum())
+        self.state.num_input_tokens_seen += sum(parallel.gather(tokens))
         rows = [
             as_row(question) | {"completions": group, "rewards": values}
             for question, group, values in zip(questions, texts, rewards.tolist(), strict=True)

@@ -6,9 +6,12 @@ the same batches for the same seed, the same optimizer groups, the same held-out
 
 import csv
 import json
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from . import checkpoints, evaluation, faults, memory, mmau, optim, predictions, reward, scale
+from . import checkpoints, evaluation, faults, memory, mmau, optim, parallel, predictions, reward, scale
 from .dataset import Question
-from .model import collate, prepare
+from .model import Prompts, collate, encode_audio, parts, prepare
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
@@ -88,8 +91,8 @@ def check_run(
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
         raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
-    if args.world_size > 1:
-        raise ValueError("training runs on one device here; start it without torchrun or accelerate launch.")
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP"):
+        raise ValueError("FSDP is not supported: every process holds the whole model; start it by torchrun alone.")
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
     keep_masters(model, args)
 
@@ -115,6 +118,37 @@ def keep_masters(model: nn.Module, args) -> None:
     else:
         for parameter in low:
             parameter.data = parameter.data.float()
+
+
+class Hearing:
+    """The audio tokens of clips under an audio tower that does not learn: each clip is encoded once a run.
+
+    gigabytes: of memory for them (2 MB for 10 s at the full size). A clip for which none is left is encoded once a
+    batch. Clips are encoded one by one, so that no number depends on the batch that a clip was first met in.
+    """
+
+    def __init__(self, model: nn.Module, gigabytes: float):
+        self.model, self.left, self.kept = model, gigabytes * 1e9, {}
+        hears = parts(model).audio_tower, parts(model).projector
+        self.frozen = not any(p.requires_grad for module in hears for p in module.parameters())
+
+    @torch.no_grad()
+    def __call__(self, questions: Sequence[Question], prompts: Prompts) -> Prompts:
+        """Put the clips' audio tokens in place of their mels."""
+        if not self.frozen or prompts.input_features is None:
+            return prompts
+        heard = []
+        for row, question in enumerate(questions):
+            clip = (question.audio, question.meta.get("start"), question.meta.get("end"))
+            tokens = self.kept.get(clip)
+            if tokens is None:
+                alone = prompts.select([row])
+                tokens = encode_audio(self.model, alone.input_features, alone.feature_lengths)
+                if self.left >= tokens.nbytes:
+                    self.left -= tokens.nbytes
+                    self.kept[clip] = tokens.cpu()
+            heard.append(tokens.to(prompts.input_ids.device))
+        return replace(prompts, input_features=None, heard=nn.utils.rnn.pad_sequence(heard, batch_first=True))
 
 
 class QuestionTrainer:
@@ -170,6 +204,11 @@ class QuestionTrainer:
             )
         return result
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Keep accelerate from wrapping the model in DistributedDataParallel; `parallel` says why."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
     def _get_output_dir(self, trial) -> str:
         return str(self._aside or super()._get_output_dir(trial))
 
@@ -185,12 +224,11 @@ class QuestionTrainer:
             self._aside = aside
             super()._save_checkpoint(model, trial)
             self._aside = None
-            self.accelerator.wait_for_everyone()
+            since = self._since_log()
             if self.state.best_model_checkpoint == str(aside / name):
                 self.state.best_model_checkpoint = str(run / name)
             if first:
                 self.state.save_to_json(str(aside / name / "trainer_state.json"))
-                since = {"means": self._means, "cut": self._cut}
                 (aside / name / SINCE_LOG).write_text(json.dumps(since), encoding="utf-8")
                 checkpoints.seal(aside / name)
                 checkpoints.put(aside / name, run)
@@ -224,8 +262,19 @@ class QuestionTrainer:
         }
         predictions.write_whole(run / "run.json", json.dumps(made, indent=1) + "\n")
 
+    def _since_log(self) -> dict:
+        """Bring together what all processes recorded since the last log."""
+        means, cut = defaultdict(list), 0
+        for theirs, count in parallel.gather((dict(self._means), self._cut)):
+            cut += count
+            for name, values in theirs.items():
+                means[name] += values
+        return {"means": means, "cut": cut}
+
     def _carry_on(self, checkpoint: Path) -> None:
-        """Take up what was recorded between the last log and the checkpoint."""
+        """Take up what was recorded between the last log and the checkpoint; the first process does, for all."""
+        if not self.is_world_process_zero():
+            return
         since = json.loads((checkpoint / SINCE_LOG).read_text(encoding="utf-8"))
         self._cut = since["cut"]
         self._means.update(since["means"])
@@ -338,9 +387,10 @@ class QuestionTrainer:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, adding the budget spent so far and the means of what was recorded since the last log."""
         if "loss" in logs:
-            logs = logs | {name: sum(values) / len(values) for name, values in self._means.items()} | self.budget()
-            if self._cut:
-                logs["clips/cut"] = self._cut
+            since = self._since_log()
+            logs = logs | {name: sum(values) / len(values) for name, values in since["means"].items()} | self.budget()
+            if since["cut"]:
+                logs["clips/cut"] = since["cut"]
             self._means.clear()
         # the two count from the last resuming, not from the start
         super().log({k: v for k, v in logs.items() if k not in ("train_loss", "total_flos")}, start_time)
@@ -424,7 +474,8 @@ class _Stop(TrainerCallback):
         tqdm.write("stopping after this step, with a checkpoint; once more stops at once, without.")
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
+        asked = any(parallel.gather(self.asked))  # whichever process was told
+        if asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
             control.should_save = control.should_training_stop = True
 
 

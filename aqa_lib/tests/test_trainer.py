@@ -1,3 +1,4 @@
+import copy
 import csv
 import io
 import json
@@ -8,7 +9,7 @@ import soundfile
 import torch
 from torch.testing import assert_close
 
-from aqa_lib import evaluation, rollout
+from aqa_lib import audio, evaluation, rollout, training
 from aqa_lib import model as models
 from aqa_lib.tests.conftest import config, length_reward
 from aqa_lib.trainer import GRPOTrainer
@@ -254,3 +255,31 @@ def test_clips_that_are_cut_are_counted_aloud(model, processor, questions, tmp_p
     trainer = GRPOTrainer(model, processor, [length_reward], config(tmp_path, max_steps=2, beta=0.0), some)
     trainer.train()
     assert [row["clips/cut"] for row in trainer.state.log_history if "loss" in row] == [3, 6]
+
+
+@pytest.mark.parametrize("gigabytes", [2.0, 20e-6, 0.0])
+def test_a_frozen_audio_tower_hears_every_clip_once(train, model, clips, monkeypatch, gigabytes):
+    """The same numbers as when every pass encodes again, with one encoding a clip as long as memory lasts."""
+    models.choose_trainable(model, ["language_model"])
+    again = copy.deepcopy(model)
+    monkeypatch.setattr(training.Hearing, "__call__", lambda self, questions, prompts: prompts)
+    expected = weights(train(policy=again, beta=0.1, max_steps=3, learning_rate=1e-4).model)
+    monkeypatch.undo()
+    encoded = []
+    encode = training.encode_audio
+    monkeypatch.setattr(training, "encode_audio", lambda *args: encoded.append(args[2].item()) or encode(*args))
+    found = weights(train(beta=0.1, max_steps=3, learning_rate=1e-4, audio_cache_gb=gigabytes).model)
+    assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert set(encoded) == {audio.num_frames(len(clip.wave)) for clip in clips}
+    assert len(encoded) == 4 if gigabytes == 2.0 else 4 < len(encoded) <= 3 * 4
+
+
+def test_what_was_heard_is_cut_with_its_prompts(model, prompts, questions):
+    models.choose_trainable(model, [])
+    heard = training.Hearing(model, 1.0)(questions, prompts)
+    assert heard.input_features is None
+    with torch.no_grad():
+        for rows in ([0, 1, 2, 3], [2], [3, 0]):
+            ours, theirs = (models.embed(model, some.select(rows)) for some in (heard, prompts))
+            real = prompts.select(rows).attention_mask.bool()
+            assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)

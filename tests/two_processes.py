@@ -1,0 +1,50 @@
+"""What each process of test_parallel.py does: `torchrun --nproc_per_node 2 two_processes.py FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from aqa_lib import dataset, evaluation, parallel, pretrain
+from aqa_lib.sft import SFTConfig, SFTTrainer
+from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+
+
+def brevity(prompts, completions, **columns):
+    """Reward short answers."""
+    return [-float(len(completion[0]["content"])) for completion in completions]
+
+
+def run(folder: Path, accumulate: int) -> None:
+    """Train three steps by GRPO and SFT, and evaluate; leave weights, metrics and predictions in `folder`."""
+    processor = pretrain.build_processor()
+    questions = dataset.read(folder.parent / "data" / "train.jsonl")
+    held_out = dataset.read(folder.parent / "data" / "val.jsonl")
+    common = {
+        "max_steps": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 2, "max_completion_length": 5,
+        "gradient_accumulation_steps": accumulate, "logging_steps": 3, "logging_first_step": False, "eval_steps": 3,
+        "save_steps": 3, "report_to": "none", "disable_tqdm": True,
+    }  # fmt: skip
+    for name in ("grpo", "sft"):
+        model = pretrain.build_model(processor, seed=1)
+        if name == "grpo":
+            options = common | {"num_generations": 3, "beta": 0.1, "num_iterations": 1, "max_tokens_per_forward": 300}
+            args = GRPOConfig(output_dir=str(folder / name), **options)
+            trainer = GRPOTrainer(model, processor, [brevity], args, questions, held_out)
+        else:
+            trainer = SFTTrainer(
+                model, processor, SFTConfig(output_dir=str(folder / name), **common), questions, held_out
+            )
+        trainer.train()
+        rank, _ = parallel.place()
+        torch.save(model.state_dict(), folder / f"{name}.{rank}.pt")
+        if rank == 0:
+            (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
+    rows = evaluation.predict(model.eval(), processor, held_out, folder / "p.jsonl", batch_size=2, progress=False)
+    (folder / f"rows.{parallel.place()[0]}.json").write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    parallel.start()
+    run(Path(sys.argv[1]), accumulate=1)
