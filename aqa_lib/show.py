@@ -80,7 +80,7 @@ def table(rows: Sequence[Mapping], digits: int = 3) -> Markdown:
     | a\\|b | 1 |
     """
     names = list(rows[0])
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines = [f"| {' | '.join(_cell(name, digits) for name in names)} |", "|" + "---|" * len(names)]
     lines += [f"| {' | '.join(_cell(row[name], digits) for name in names)} |" for row in rows]
     return Markdown("\n".join(lines))
 

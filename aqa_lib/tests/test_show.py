@@ -33,7 +33,7 @@ def test_a_loud_clip_is_scaled_and_not_clipped():
 
 def test_captions_cells_and_signs_are_escaped():
     assert "<img" not in show.player(clip(), HOSTILE) and "<img" not in show.listen({HOSTILE: clip()}).data
-    cells = show.table([{"reply": HOSTILE + " a|b `c` $d$"}]).data
+    cells = show.table([{"reply": HOSTILE + " a|b `c` $d$", HOSTILE: 1}]).data
     assert "<img" not in cells and "a\\|b" in cells and "\\`c\\`" in cells
 
 
