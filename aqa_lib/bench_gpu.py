@@ -7,6 +7,7 @@ code runs at a tiny size, which proves that it runs and measures nothing of inte
 
 import gc
 import io
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
-from . import audio, evaluation, scale, trainer
+from . import audio, evaluation, faults, scale, trainer
 from .bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
 from .dataset import Question
 
@@ -99,7 +100,8 @@ def bench_gpu(
     options = scale.get("full").grpo if cuda else {}
     with tempfile.TemporaryDirectory() as folder:
         options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps} | options
-        run = our_trainer(model, processor, None, 1, questions, **options)
+        longest = max(C for _, C in shapes)  # what the trainer plans its memory for
+        run = our_trainer(model, processor, None, longest, questions, **options)
         watch = Stopwatch(run.args.device)
         run.add_callback(watch)
         run._logps, run._backward = watch.timed("reference", run._logps), watch.timed("policy", run._backward)
@@ -138,10 +140,10 @@ def _step(run: trainer.GRPOTrainer, watch: Stopwatch, device: torch.device) -> d
         torch.cuda.reset_peak_memory_stats(device)
     try:
         run.train()
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, faults.RunError) as error:
         gc.collect()
         torch.cuda.empty_cache()
-        return {"did_not_fit": str(error).split(".")[0]}
+        return {"did_not_fit": re.split(r"[.;] ", str(error))[0]}
     counted = watch.steps[1:]
     seconds = {part: median(step.get(part, 0.0) for step in counted) for part in counted[0]}
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
