@@ -28,6 +28,7 @@ QUESTIONS = 16  # a step, the report's
 CAP = 80e9  # bytes
 REPORT = (115, 144)  # GPU-seconds a step, on eight cards
 TEST_MINI = 1000  # questions
+SETTLED = ("master", "reference", "max_tokens_per_forward", "checkpoint_above")  # what memory decides
 
 
 class Stopwatch(TrainerCallback):
@@ -99,9 +100,10 @@ def bench_gpu(
     rows = [{"what": "matmul", "tflop_per_s": rate / 1e12}]
     options = scale.get("full").grpo if cuda else {}
     with tempfile.TemporaryDirectory() as folder:
-        options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps} | options
+        options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps, "memory": CAP / 1e9} | options
         longest = max(C for _, C in shapes)  # what the trainer plans its memory for
         run = our_trainer(model, processor, None, longest, questions, **options)
+        rows.append({"what": "settings"} | {name: getattr(run.args, name) for name in SETTLED})
         watch = Stopwatch(run.args.device)
         run.add_callback(watch)
         run._logps, run._backward = watch.timed("reference", run._logps), watch.timed("policy", run._backward)

@@ -91,6 +91,7 @@ SCALES = {
             "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
             "gradient_checkpointing": True,
+            "dataloader_num_workers": 2,
         },
         sft={
             "bf16": True,
@@ -99,6 +100,7 @@ SCALES = {
             "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
             "gradient_checkpointing": True,
+            "dataloader_num_workers": 2,
         },
     ),
     "full": Scale(
@@ -109,8 +111,9 @@ SCALES = {
         test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
         memory=80,
-        grpo={"bf16": True, "gradient_checkpointing": True},
-        sft={"bf16": True, "gradient_checkpointing": True},
+        # workers: the next step's clips are decoded, and their mels made, behind the current one
+        grpo={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
+        sft={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
     ),
 }
 
