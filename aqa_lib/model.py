@@ -6,6 +6,7 @@ one way: the audio tower runs on the clips' own length instead of on 30 s, which
 masked in Qwen2-Audio) for a third of the work on a 10 s clip.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
@@ -27,6 +28,8 @@ TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers release
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 logger = logging.get_logger(__name__)
+# peft (0.19) asks by the old name, transformers (5.23) tells the user
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 class ModelError(ValueError):

@@ -64,8 +64,8 @@ class SFTConfig(trl.SFTConfig):
             "choices": [*TARGETS],
         },
     )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     per_device_eval_batch_size: int = _as_grpo("per_device_eval_batch_size")
