@@ -145,7 +145,7 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantization:
-        half = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16
+        half = half_precision()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -199,6 +199,13 @@ def load(
 
     options = {"r": 8, "target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora
     return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options)), processor
+
+
+def half_precision() -> torch.dtype:
+    """Name the half precision to compute in: bfloat16, or float16 on GPUs that can only emulate it (a T4)."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:

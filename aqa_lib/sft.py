@@ -28,7 +28,7 @@ from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
 from .trainer import GRPOConfig
-from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -93,10 +93,7 @@ class SFTConfig(trl.SFTConfig):
     num_iterations: ClassVar[int] = 1  # steps on each batch: what GRPO's loader asks for
 
     def __post_init__(self):
-        # transformers refuses bf16 without a GPU unless told that the CPU is meant
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.eval_strategy == "no":  # nothing is asked, so nothing is ranked
-            self.eval_on_start = self.load_best_model_at_end = False
+        fit_machine(self)
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # questions are encoded with their clips, by the collator
         super().__post_init__()
         for valid, sentence in [
