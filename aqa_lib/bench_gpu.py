@@ -7,6 +7,7 @@ code runs at a tiny size, which proves that it runs and measures nothing of inte
 
 import gc
 import io
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -18,7 +19,7 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
-from . import audio, evaluation, scale, trainer
+from . import audio, evaluation, faults, scale, trainer
 from .bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
 from .dataset import Question
 
@@ -27,6 +28,7 @@ QUESTIONS = 16  # a step, the report's
 CAP = 80e9  # bytes
 REPORT = (115, 144)  # GPU-seconds a step, on eight cards
 TEST_MINI = 1000  # questions
+SETTLED = ("master", "reference", "max_tokens_per_forward", "checkpoint_above")  # what memory decides
 
 
 class Stopwatch(TrainerCallback):
@@ -98,8 +100,10 @@ def bench_gpu(
     rows = [{"what": "matmul", "tflop_per_s": rate / 1e12}]
     options = scale.get("full").grpo if cuda else {}
     with tempfile.TemporaryDirectory() as folder:
-        options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps} | options
-        run = our_trainer(model, processor, None, 1, questions, **options)
+        options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps, "memory": CAP / 1e9} | options
+        longest = max(C for _, C in shapes)  # what the trainer plans its memory for
+        run = our_trainer(model, processor, None, longest, questions, **options)
+        rows.append({"what": "settings"} | {name: getattr(run.args, name) for name in SETTLED})
         watch = Stopwatch(run.args.device)
         run.add_callback(watch)
         run._logps, run._backward = watch.timed("reference", run._logps), watch.timed("policy", run._backward)
@@ -138,10 +142,10 @@ def _step(run: trainer.GRPOTrainer, watch: Stopwatch, device: torch.device) -> d
         torch.cuda.reset_peak_memory_stats(device)
     try:
         run.train()
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, faults.RunError) as error:
         gc.collect()
         torch.cuda.empty_cache()
-        return {"did_not_fit": str(error).split(".")[0]}
+        return {"did_not_fit": re.split(r"[.;] ", str(error))[0]}
     counted = watch.steps[1:]
     seconds = {part: median(step.get(part, 0.0) for step in counted) for part in counted[0]}
     peak = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None

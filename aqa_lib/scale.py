@@ -93,6 +93,7 @@ SCALES = {
             "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
             "gradient_checkpointing": True,
+            "dataloader_num_workers": 2,
         },
         sft={
             "bf16": True,
@@ -101,6 +102,7 @@ SCALES = {
             "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
             "gradient_checkpointing": True,
+            "dataloader_num_workers": 2,
         },
     ),
     "full": Scale(
@@ -111,8 +113,9 @@ SCALES = {
         test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
         memory=80,
-        grpo={"bf16": True, "gradient_checkpointing": True},
-        sft={"bf16": True, "gradient_checkpointing": True},
+        # workers: the next step's clips are decoded, and their mels made, behind the current one
+        grpo={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
+        sft={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
     ),
 }
 

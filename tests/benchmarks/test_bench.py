@@ -90,7 +90,7 @@ def test_a_shape_that_does_not_fit_is_told(monkeypatch):
 
     monkeypatch.setattr(bench_gpu.trainer.GRPOTrainer, "train", full)
     rows = bench_gpu.bench_gpu("tiny", [(40, 3)], questions=1, steps=1, asked=1)
-    assert rows[1]["did_not_fit"] == "CUDA out of memory" and "| CUDA out of memory |" in bench_gpu.markdown(rows)
+    assert rows[2]["did_not_fit"] == "CUDA out of memory" and "| CUDA out of memory |" in bench_gpu.markdown(rows)
 
 
 def test_from_a_shell(capsys):
