@@ -254,7 +254,7 @@ def evaluate(arguments: list[str]) -> None:
         help="the latter samples as the checkpoint says, like the report",
     )
     option("--seed", type=int, default=0, help="of the sampling")
-    option("--batch_size", type=int, default=32, help="questions answered at a time")
+    option("--batch_size", type=int, default=scale.batch_size, help="questions answered at a time")
     option(
         "--max_completion_length",
         type=int,

@@ -265,7 +265,6 @@ class Browser:
         """Do what a control asks for; what is wrong is told above the card, since Jupyter hides a callback's error."""
         try:
             step(*arguments)
-            self.page.value = self.card
         except ValueError as error:
             self.page.value = alert(error) + self.card
 
@@ -300,27 +299,29 @@ class Browser:
     def show(self, at: int) -> None:
         """Show one of the chosen rows, and what was noted about it."""
         self.at, n = at, len(self.rows)
+        self.card = self.draw(self.rows[at]) if n else "<p>No question is left; choose another task or kind.</p>"
+        self.page.value, self.place.value, self.saved.value = self.card, f"{at + 1 if n else 0} of {n}", ""
         self.previous.disabled, self.next.disabled = at <= 0, at >= n - 1
         self.cause.disabled = self.note.disabled = not n
-        self.place.value, self.saved.value = f"{at + 1 if n else 0} of {n}", ""
-        if not n:
-            self.card = "<p>No question is left; choose another task or kind.</p>"
-            return
-        row, shown = self.rows[at], filter(None, (self.run.value, self.other.value))
-        rows = {name: theirs for name in shown for theirs in self.runs[name].rows if theirs["id"] == row["id"]}
+        if n:
+            tags = read_tags(self.paths[self.run.value]).get(self.rows[at]["id"], {"cause": "", "note": ""})
+            self._filling = True  # what the file says need not be saved
+            self.cause.value, self.note.value = tags["cause"], tags["note"]
+            self._filling = False
+
+    def draw(self, row: Mapping) -> str:
+        """Write a row's card, run B's reply beside run A's where there is a run B."""
+        names = filter(None, (self.run.value, self.other.value))
+        rows = {name: theirs for name in names for theirs in self.runs[name].rows if theirs["id"] == row["id"]}
         known = {name: self.probabilities(name, theirs) for name, theirs in rows.items()}
-        self.card = card(self.questions.get(row["id"]), rows, known, self.rule)
-        noted = read_tags(self.paths[self.run.value]).get(row["id"], {"cause": "", "note": ""})
-        self._filling = True  # what the file says need not be saved
-        self.cause.value, self.note.value = noted["cause"], noted["note"]
-        self._filling = False
+        return card(self.questions.get(row["id"]), rows, known, self.rule)
 
     def save(self) -> None:
         """Keep the cause and the note of the row on the card; they belong to run A."""
         if self.rows and not self._filling:
             self.saved.value = ""
             tag(self.paths[self.run.value], self.rows[self.at]["id"], self.cause.value, self.note.value)
-            self.saved.value = "Saved."
+            self.page.value, self.saved.value = self.card, "Saved."
 
 
 def browse(

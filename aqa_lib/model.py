@@ -6,6 +6,7 @@ one way: the audio tower runs on the clips' own length instead of on 30 s, which
 masked in Qwen2-Audio) for a third of the work on a 10 s clip.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
@@ -27,6 +28,8 @@ TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers release
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 logger = logging.get_logger(__name__)
+# peft (0.19) asks by the old name, transformers (5.23) tells the user
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 class ModelError(ValueError):
@@ -142,7 +145,7 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantization:
-        half = torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16
+        half = half_precision()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -196,6 +199,13 @@ def load(
 
     options = {"r": 8, "target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora
     return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options)), processor
+
+
+def half_precision() -> torch.dtype:
+    """Name the half precision to compute in: bfloat16, or float16 on GPUs that can only emulate it (a T4)."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
 
 
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:

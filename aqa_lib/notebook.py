@@ -95,13 +95,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-if "google.colab" in sys.modules and not Path("/content/{name}").exists():
-    subprocess.run(["git", "clone", "-q", "--depth", "1", "{repository()}", "/content/{name}"], check=True)
-    keep = "".join(f"{{package}}=={{version(package)}}\\n" for package in ("numpy", "torch"))
-    Path("/content/keep.txt").write_text(keep)
-    install = ["pip", "install", "-q", "-c", "/content/keep.txt", "-e", "/content/{name}"]
+repository, here = "{repository()}", Path("/content/{name}")
+if "google.colab" in sys.modules and not here.exists():
+    subprocess.run(["git", "clone", "-q", "--depth", "1", repository, str(here)], check=True)
+    keep = here.with_name("keep.txt")
+    keep.write_text("".join(f"{{package}}=={{version(package)}}\\n" for package in ("numpy", "torch")))
+    install = ["pip", "install", "-q", "-c", str(keep), "-e", str(here)]
     subprocess.run([sys.executable, "-m", *install], check=True)
-    sys.path.insert(0, "/content/{name}")"""
+    sys.path.insert(0, str(here))"""
 
 
 def footer(name: str) -> str:

@@ -101,7 +101,8 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
                     _line(axis, *metrics[name], run, colour, held_out if name == "eval_accuracy" else 0)
             axis.set(xlabel="optimizer step", ylabel=label)
         if len(runs) > 1:
-            axes.flat[0].legend(frameon=False)
+            fullest = max(axes.flat, key=lambda axis: len(axis.get_legend_handles_labels()[1]))  # SFT has no rewards
+            fullest.legend(frameon=False)
         if path:
             figure.savefig(path)
     return figure

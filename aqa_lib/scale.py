@@ -19,8 +19,8 @@ class Scale:
     """What to run on a machine: model, data, and the training options that differ from the report's.
 
     model: folder or hub id. train: questions in AVQA's form, of which `held_out_fraction` ranks the checkpoints unless
-    `held_out` names a file. test: questions in MMAU's form. memory: GB of the machine's GPU. grpo, sft: options of
-    `GRPOConfig` and of SFT.
+    `held_out` names a file. test: questions in MMAU's form. memory: GB of the machine's GPU. batch_size:
+    questions that `evaluate` asks at a time. grpo, sft: options of `GRPOConfig` and of SFT.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Scale:
     quantization: str | None = None
     lora_r: int | None = None
     memory: float | None = None
+    batch_size: int = 32
     max_completion_length: int = 256
     grpo: dict = field(default_factory=dict)
     sft: dict = field(default_factory=dict)
@@ -83,6 +84,7 @@ SCALES = {
         quantization="4bit",
         lora_r=16,
         memory=16,
+        batch_size=8,  # 32 with clips of 30 s would take 17 GB of cache
         grpo={
             "bf16": True,  # float16 where the GPU has no bfloat16
             "max_steps": 200,

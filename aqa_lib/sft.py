@@ -28,7 +28,7 @@ from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
 from .trainer import GRPOConfig
-from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -64,8 +64,8 @@ class SFTConfig(trl.SFTConfig):
             "choices": [*TARGETS],
         },
     )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     per_device_eval_batch_size: int = _as_grpo("per_device_eval_batch_size")
@@ -93,10 +93,7 @@ class SFTConfig(trl.SFTConfig):
     num_iterations: ClassVar[int] = 1  # steps on each batch: what GRPO's loader asks for
 
     def __post_init__(self):
-        # transformers refuses bf16 without a GPU unless told that the CPU is meant
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.eval_strategy == "no":  # nothing is asked, so nothing is ranked
-            self.eval_on_start = self.load_best_model_at_end = False
+        fit_machine(self)
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # questions are encoded with their clips, by the collator
         super().__post_init__()
         for valid, sentence in [

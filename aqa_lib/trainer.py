@@ -27,7 +27,7 @@ from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
 from .memory import FORWARD
 from .model import Prompts
 from .rollout import Rollouts, decode, sample
-from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run
+from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 
 
 @dataclass
@@ -128,10 +128,7 @@ class GRPOConfig(TrainingArguments):
     remove_unused_columns: bool = False  # questions are records, not columns
 
     def __post_init__(self):
-        # transformers refuses bf16 without a GPU unless told that the CPU is meant
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.eval_strategy == "no":  # nothing is asked, so nothing is ranked
-            self.eval_on_start = self.load_best_model_at_end = False
+        fit_machine(self)
         super().__post_init__()
         for valid, sentence in [
             (

@@ -24,7 +24,7 @@ from transformers import ProgressCallback, TrainerCallback
 
 from . import checkpoints, evaluation, faults, memory, mmau, optim, parallel, predictions, reward, scale
 from .dataset import Question
-from .model import Prompts, collate, encode_audio, parts, prepare
+from .model import Prompts, collate, encode_audio, half_precision, parts, prepare
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
@@ -77,6 +77,16 @@ class QuestionBatches:
         for step in order[: self.size // per_step * per_step].split(per_step):
             for _ in range(self.repeats):
                 yield from (batch.tolist() for batch in step.split(self.batch_size))
+
+
+def fit_machine(args) -> None:
+    """Set in a config, before transformers looks at it, what the machine decides; rank nothing if nothing is asked."""
+    # transformers refuses bf16 without a GPU unless told that the CPU is meant
+    args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
+    if args.bf16 and half_precision() == torch.float16:
+        args.bf16, args.fp16 = False, True
+    if args.eval_strategy == "no":
+        args.eval_on_start = args.load_best_model_at_end = False
 
 
 def check_run(

@@ -51,6 +51,10 @@ def within(original, self, loss, **kwargs):
     loss.register_hook(kill)  # called as the gradient comes by
 
 
+def interrupted(*_, **__):
+    signal.raise_signal(signal.SIGINT)
+
+
 PLACES = {
     "rollout": (rollout, "draw"),
     "backward": (accelerate.Accelerator, "backward", within),
@@ -60,6 +64,7 @@ PLACES = {
     "pruning": (shutil, "rmtree"),
     "replacing a file": (os, "replace"),
     "half a line": (predictions, "append", half_a_line),
+    "Ctrl-C": (rollout, "draw", interrupted),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqa_lib import pretrain, synth
+from aqa_lib import checkpoints, pretrain, synth
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCK = ("time", "runtime", "per_second")  # what a clock measured differs from run to run
@@ -95,20 +95,24 @@ def test_a_training_killed_ten_times_equals_one_that_was_not(job, world, tmp_pat
         ("pruning", chance.randint(3, 6)),
         ("backward", chance.randint(3, 4)),
         ("replacing a file", 2),
+        ("Ctrl-C", 1),
         ("any moment", chance.uniform(1, 3)),
     ]
     for place, count in places:
         code, said = job(training(world, tmp_path / "killed"), place, count)
-        assert code == -9 or place == "any moment", (place, said)
+        if place == "Ctrl-C":
+            assert code == 130 and said.strip().endswith("the same command with --resume."), said
+        else:
+            assert code == -9 or place == "any moment", (place, said)
     code, said = job(training(world, tmp_path / "killed"))
     assert code == 0, said
     whole, killed = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
     assert len(whole["metrics"]) > 8
     for name in whole:
         assert killed[name] == whole[name], name
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
-        path.name for path in (tmp_path / "whole").iterdir()
-    }
+    left = [sorted(path.name for path in (tmp_path / run).iterdir() if path.is_file()) for run in ("whole", "killed")]
+    assert left[0] == left[1]
+    assert not (tmp_path / "killed" / checkpoints.ASIDE).exists()
 
 
 def test_an_evaluation_killed_ten_times_answers_every_question_once(job, world, tmp_path):

@@ -41,3 +41,11 @@ def test_full_is_the_report():
         "loss_type": "grpo", "scale_rewards": "group", "num_iterations": 1,
     }  # fmt: skip
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_float16_where_the_gpu_has_no_bfloat16(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for supported in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, supported=supported: supported)
+        config = GRPOConfig(**scale.get("colab").grpo | {"output_dir": str(tmp_path), "use_cpu": True})
+        assert (config.bf16, config.fp16) == (supported, not supported)
