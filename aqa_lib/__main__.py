@@ -375,6 +375,7 @@ def main(arguments: list[str] | None = None) -> int:
     parallel.start()
     if parallel.place()[0]:
         sys.stdout = open(os.devnull, "w")  # one process speaks for all
+        logging.disable(logging.INFO)
     job, rest = arguments[0], arguments[1:]
     try:
         if job not in JOBS:

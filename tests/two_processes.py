@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 
-from aqa_lib import dataset, evaluation, parallel, pretrain
+from aqa_lib import dataset, evaluation, parallel, predictions, pretrain
 from aqa_lib.sft import SFTConfig, SFTTrainer
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer
 
@@ -16,8 +17,20 @@ def brevity(prompts, completions, **columns):
     return [-float(len(completion[0]["content"])) for completion in completions]
 
 
+def stop_at_second(append):
+    """Write one row as ever, and stop at the next."""
+    written = []
+
+    def once(file, row):
+        if written:
+            raise KeyboardInterrupt
+        written.append(append(file, row))
+
+    return once
+
+
 def run(folder: Path, accumulate: int) -> None:
-    """Train three steps by GRPO and SFT, and evaluate; leave weights, metrics and predictions in `folder`."""
+    """Train three steps by GRPO and SFT; evaluate, be stopped, go on; leave what was found in `folder`."""
     processor = pretrain.build_processor()
     questions = dataset.read(folder.parent / "data" / "train.jsonl")
     held_out = dataset.read(folder.parent / "data" / "val.jsonl")
@@ -41,7 +54,13 @@ def run(folder: Path, accumulate: int) -> None:
         torch.save(model.state_dict(), folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
-    rows = evaluation.predict(model.eval(), processor, held_out, folder / "p.jsonl", batch_size=2, progress=False)
+    asked = (model.eval(), processor, held_out, folder / "p.jsonl")
+    with mock.patch.object(predictions, "append", stop_at_second(predictions.append)):
+        try:
+            evaluation.predict(*asked, batch_size=2, progress=False)
+        except KeyboardInterrupt:
+            pass  # each process has answered one question of its share
+    rows = evaluation.predict(*asked, batch_size=2, progress=False)
     (folder / f"rows.{parallel.place()[0]}.json").write_text(json.dumps(rows))
 
 
