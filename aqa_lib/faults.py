@@ -48,7 +48,7 @@ def worker_advice(resume: str) -> Iterator[None]:
     """Turn what a loader says of a worker into one sentence; a bad clip's own sentence is kept."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         said = str(error)
         if "in DataLoader worker" in said:  # a traceback as a text; its last line is the error that was raised there
             raise RunError(said.strip().splitlines()[-1].partition(": ")[2]) from error

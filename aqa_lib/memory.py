@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMultimodalLM, Qwen2AudioConfig
+from transformers import AutoConfig, Qwen2AudioConfig
 
-from .model import LORA_TARGETS, choose_trainable, parts
+from .model import LORA_TARGETS, auto_class, choose_trainable, parts
 from .optim import MASTERS, refusal
 
 GB = 1e9
@@ -53,7 +53,7 @@ def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: 
     config = qwen2_audio_7b() if name == "Qwen/Qwen2-Audio-7B-Instruct" else AutoConfig.from_pretrained(name)
     dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
-        model = AutoModelForMultimodalLM.from_config(config, dtype=dtype)
+        model = auto_class(config).from_config(config, dtype=dtype)
         if lora_r is None:
             choose_trainable(model, train)
             return model

@@ -4,6 +4,9 @@
 its right sees `parts` (audio tower, projector, language model, head) and `embed`. It deviates from transformers in
 one way: the audio tower runs on the clips' own length instead of on 30 s, which gives the same numbers (padding is
 masked in Qwen2-Audio) for a third of the work on a 10 s clip.
+
+Another audio model of transformers needs its parts named in `parts`, the call of its own encoder in `encode_audio`,
+and Whisper's mels and one audio token for 40 ms, as Audio Flamingo 3 has (tests/test_other_model.py trains one).
 """
 
 import warnings
@@ -16,7 +19,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BitsAndBytesConfig
+from transformers import (
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForMultimodalLM,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging
 
 from . import audio, prompt
@@ -165,7 +175,7 @@ def load(
         safe = {"trust_remote_code": False}
         config = AutoConfig.from_pretrained(base, **safe)
         processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base, **safe)
-        model, found = AutoModelForMultimodalLM.from_pretrained(base, output_loading_info=True, **safe, **options)
+        model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **safe, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
@@ -201,6 +211,11 @@ def load(
     return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options)), processor
 
 
+def auto_class(config):
+    """Choose the class of transformers that makes a config's model; Audio Flamingo 3 is in the second list alone."""
+    return AutoModelForMultimodalLM if type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING else AutoModelForPreTraining
+
+
 def half_precision() -> torch.dtype:
     """Name the half precision to compute in: bfloat16, or float16 on GPUs that can only emulate it (a T4)."""
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -229,7 +244,8 @@ def check_model(model: nn.Module, processor) -> None:
     embedding = p.language_model.get_input_embeddings().weight
     if not getattr(model.config.get_text_config(), "tie_word_embeddings", False) and p.head.weight is embedding:
         raise ModelError(f"{name}: its head was tied to its embeddings on loading; use another transformers release.")
-    for token in (processor.audio_token, processor.audio_bos_token, processor.audio_eos_token):
+    around = (getattr(processor, name, None) for name in ("audio_bos_token", "audio_eos_token"))  # not in every model
+    for token in filter(None, (processor.audio_token, *around)):
         ids = tokenizer(token, add_special_tokens=False).input_ids
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
             raise ModelError(
@@ -331,6 +347,8 @@ def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
     """
     p = parts(model)
     tower = p.audio_tower
+    if tower.config.model_type != "qwen2_audio_encoder":
+        return _encode_padded(model, features, lengths)
     counts = audio.num_positions(lengths)  # (A,)
     width = int(counts.max())
     hidden = nn.functional.gelu(tower.conv1(features.to(tower.conv1.weight.dtype)))
@@ -345,6 +363,15 @@ def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
     hidden = tower.layer_norm(tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2))  # (A, width // 2, D)
     kept = torch.arange(hidden.shape[1], device=counts.device) < (counts // 2)[:, None]
     return p.projector(hidden[kept])
+
+
+def _encode_padded(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+    """Let another model encode clips in its own way: at the longest length that it knows, with a mask."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    longest = 2 * model.model.audio_tower.config.max_source_positions  # frames
+    features = nn.functional.pad(features[..., :longest], (0, max(longest - features.shape[-1], 0)))
+    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]  # (A, longest)
+    return model.get_audio_features(features.to(model.dtype), mask).pooler_output
 
 
 def embed(model: nn.Module, prompts: Prompts) -> Tensor:
