@@ -101,7 +101,7 @@ def check_run(
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
         raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP"):
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise ValueError("FSDP is not supported: every process holds the whole model; start it by torchrun alone.")
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
     keep_masters(model, args)

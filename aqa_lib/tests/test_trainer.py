@@ -283,3 +283,10 @@ def test_what_was_heard_is_cut_with_its_prompts(model, prompts, questions):
             ours, theirs = (models.embed(model, some.select(rows)) for some in (heard, prompts))
             real = prompts.select(rows).attention_mask.bool()
             assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)
+
+
+def test_sharded_weights_are_refused(model, processor, questions, tmp_path, monkeypatch):
+    args = config(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch --use_fsdp does
+    with pytest.raises(ValueError, match="FSDP is not supported"):
+        GRPOTrainer(model, processor, [length_reward], args, questions)
