@@ -295,7 +295,8 @@ def _lay_out(a: Anatomy, work: Work, limit: float | None, args, master: str, pla
         plain = tokens
     elif plain is None:
         plain = 0 if work.whole else max(min(int(free["policy"] / without), tokens), 0)
-    return Plan(master, place, tokens, plain, phases(a, work, master, place, tokens, plain), limit)
+    held = phases(a, work, master, place, max(tokens, least), plain)
+    return Plan(master, place, tokens, plain, held, limit)
 
 
 def table(plan: Plan, a: Anatomy, work: Work) -> str:
