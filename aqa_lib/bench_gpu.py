@@ -98,7 +98,7 @@ def bench_gpu(
     rate = matmul_rate(device, dtype, 8192 if cuda else 256)
     model, processor = build(size, device, dtype), build_processor(size)
     rows = [{"what": "matmul", "tflop_per_s": rate / 1e12}]
-    options = scale.get("full").grpo if cuda else {}
+    options = scale.get("full").grpo | {"memory": CAP / 1e9} if cuda else {}
     with tempfile.TemporaryDirectory() as folder:
         options = quiet(folder) | {"use_cpu": not cuda, "max_steps": 1 + steps, "memory": CAP / 1e9} | options
         longest = max(C for _, C in shapes)  # what the trainer plans its memory for

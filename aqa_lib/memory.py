@@ -265,7 +265,7 @@ def plan(a: Anatomy, work: Work, limit: float | None, args, device=None) -> Plan
     """
     masters = [args.master]
     if args.master == "auto":
-        masters = [name for name in MASTERS if device is None or not refusal(name, device)]
+        masters = [name for name in MASTERS if device is None or not refusal(name, device, args.world_size)]
         if limit is None or not a.low:
             masters = ["fp32"]
     if a.adapters or not work.beta:
@@ -295,7 +295,8 @@ def _lay_out(a: Anatomy, work: Work, limit: float | None, args, master: str, pla
         plain = tokens
     elif plain is None:
         plain = 0 if work.whole else max(min(int(free["policy"] / without), tokens), 0)
-    return Plan(master, place, tokens, plain, phases(a, work, master, place, tokens, plain), limit)
+    held = phases(a, work, master, place, max(tokens, least), plain)
+    return Plan(master, place, tokens, plain, held, limit)
 
 
 def table(plan: Plan, a: Anatomy, work: Work) -> str:

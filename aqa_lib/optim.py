@@ -4,8 +4,8 @@
 the last of them: plain bfloat16 rounds about 98 % of the updates away, and is not offered here. The report keeps
 float32 masters and offloads them to the CPU; on one card three libraries do with less. Measured against AdamW in
 float32, 500 steps at 1e-6 (tests/test_optim.py): kahan keeps the update to a cosine of 0.999; stochastic rounding
-keeps its size and, as noise adds to each weight, 0.77 of its direction. The last two need no float32 copy: a weight,
-its gradient and its states take 16 bytes in fp32, 10 in kahan, 7.1 in 24bit, 6 in stochastic.
+keeps its size and, as noise adds to each weight, 0.77 of its direction. 24bit could not be run yet, for
+want of a GPU. A weight, its gradient and its states take 16 bytes in fp32, 10 in kahan, 7.1 in 24bit, 6 in stochastic.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,8 @@ MASTERS = {  # what `auto` prefers comes first
 }
 
 
-def refusal(master: str, device: torch.device | str) -> str | None:
-    """Say in a sentence why a master cannot be used on a device; None where it can."""
+def refusal(master: str, device: torch.device | str, processes: int = 1) -> str | None:
+    """Say in a sentence why a master cannot be used on a device, or in so many processes; None where it can."""
     if master not in MASTERS:
         return (
             f"master {master!r} is unknown; choose auto, {', '.join(MASTERS)}. Plain bfloat16 is not among them: at a "
@@ -66,6 +66,8 @@ def refusal(master: str, device: torch.device | str) -> str | None:
         return f"master {master} needs {row.package}; pip install {row.package}, or choose another master."
     if row.cuda and torch.device(device).type != "cuda":
         return f"master {master} needs an NVIDIA GPU; choose another master."
+    if master == "stochastic" and processes > 1:
+        return "master stochastic is for one process: each would round in its own way, and their weights would part."
     return None
 
 

@@ -268,9 +268,10 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
 
     def _fewer_tokens(self) -> str:
-        tokens = self.args.max_tokens_per_forward
+        tokens, kept = self.args.max_tokens_per_forward, self.args.checkpoint_above
         again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
-        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}, which learns the same{again}"
+        too = f" and checkpoint_above from {kept} to {kept // 2}" if kept and not again else ""
+        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, which learns the same{again}"
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         args, start = self.args, time.perf_counter()
@@ -336,7 +337,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         """Cut rows into batches of like length, each with its tokens, padding included: at most
         `max_tokens_per_forward`; `checkpoint_above`, where a row has no more; or, where none learn, more."""
         most = self.args.max_tokens_per_forward * (1 if learn else FORWARD)
-        plain = self.args.checkpoint_above if learn else 0
+        plain = min(self.args.checkpoint_above, most) if learn else 0
         prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
         batch, tokens = [], 0
         rows = range(len(prompts)) if rows is None else rows.tolist()

@@ -110,7 +110,7 @@ def check_run(
 def keep_masters(model: nn.Module, args) -> None:
     """Settle what memory decides, and turn weights of low precision that learn into float32 if they are kept so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if args.master != "auto" and (reason := optim.refusal(args.master, args.device)):
+    if args.master != "auto" and (reason := optim.refusal(args.master, args.device, args.world_size)):
         raise ValueError(reason)
     memory.settle(memory.Anatomy.of(model), args)
     if args.master != "fp32":

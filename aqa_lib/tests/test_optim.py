@@ -126,6 +126,7 @@ def test_a_master_that_cannot_be_is_refused_in_a_sentence(model, processor, ques
     if DEVICE == "cpu":
         monkeypatch.setattr(optim, "find_spec", lambda name: True)
         refused("24bit needs an NVIDIA GPU", master="24bit")
+        assert "for one process" in optim.refusal("stochastic", DEVICE, processes=2)
         refused("kahan is for bfloat16 weights, not torch.float32", master="kahan")
         model.bfloat16()
         refused("kahan brings its own AdamW", master="kahan", optim="adafactor")
