@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import tempfile
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -189,10 +190,11 @@ def render(names: Sequence[str]) -> None:
     """Run notebooks in order in an empty folder of artifacts, and write what they gave into them."""
     with tempfile.TemporaryDirectory() as empty:
         for name in names:
-            print(name, flush=True)
+            start = time.monotonic()
             book = static(run(read(name), {"AQA_SCALE": "tiny", "AQA_ARTIFACTS": empty, "AQA_MAX_STEPS": ""}))
             nbformat.validate(book)
             (FOLDER / f"{name}.ipynb").write_text(nbformat.writes(book) + "\n", encoding="utf-8")
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
