@@ -25,7 +25,7 @@ demo: .venv/.package  ## train the embedded model with GRPO, and show it before 
 	.venv/bin/python -m aqa_lib demo $(ARGS)
 
 test: .venv/.test  ## run the unit tests, the doctests and the tests of the whole repository
-	.venv/bin/python -m pytest aqa_lib tests $(ARGS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile aqa_lib tests $(ARGS)
 
 notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
 	.venv/bin/python -m aqa_lib.notebook $(ARGS)

@@ -17,6 +17,14 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+def pytest_sessionstart(session):
+    """Make the tiny world before several workers (`-n`) would, each over the other's."""
+    if session.config.getoption("numprocesses", None):
+        from aqa_lib import scale, synth
+
+        synth.write(scale.TINY)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
     """Refuse every connection that leaves this machine."""

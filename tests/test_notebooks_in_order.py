@@ -1,0 +1,17 @@
+"""Run the notebooks one after the other, each with what its predecessors left, and their exercises' solutions."""
+
+import pytest
+
+from aqa_lib import notebook
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("artifacts")
+
+
+@pytest.mark.parametrize("name", [chapter.name for chapter in notebook.COURSE])
+def test_runs_after_its_predecessors_with_its_solutions(name, shared, run):
+    run(name, shared, 12, with_solutions=True)
