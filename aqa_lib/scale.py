@@ -98,6 +98,7 @@ SCALES = {
         sft={
             "bf16": True,
             "max_steps": 200,
+            "learning_rate": 1e-5,  # GRPO's, for the same adapters
             "per_device_train_batch_size": 4,
             "per_device_eval_batch_size": 8,
             "max_completion_length": 64,
