@@ -101,7 +101,8 @@ def surroundings() -> Markdown:
         gpu = torch.cuda.get_device_properties(0)
         device = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
     else:
-        device = f"CPU, {torch.get_num_threads()} threads (no GPU is needed at the scale tiny)"
+        threads = torch.get_num_threads()
+        device = f"CPU, {threads} thread{'s' * (threads > 1)} (no GPU is needed at the scale tiny)"
     rows = {"scale": f"{here.name}: {here.machine}", "device": device, "Python": platform.python_version()}
     rows |= {name: version(name) for name in PACKAGES}
     return table([{"what": name, "here": value} for name, value in rows.items()])
