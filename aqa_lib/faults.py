@@ -65,12 +65,13 @@ def worker_advice(resume: str) -> Iterator[None]:
 def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
     """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as ever.
 
-    Only the main thread receives signals; in another this does nothing.
+    Only the main thread receives signals; in another this does nothing, nor where Ctrl-C is ignored, as in a shell
+    script's background.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def first(number, frame):
         signal.signal(signal.SIGINT, before)

@@ -67,6 +67,7 @@ class SFTConfig(trl.SFTConfig):
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
+    loss_type: str = field(default="nll", metadata={"help": "nll; TRL's other losses know no clips."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     per_device_eval_batch_size: int = _as_grpo("per_device_eval_batch_size")
     audio_tower_learning_rate: float | None = _as_grpo("audio_tower_learning_rate")

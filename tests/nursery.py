@@ -73,6 +73,7 @@ def run(job: dict) -> int:
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.dup2(2, 1)  # what it prints is not an exit code
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a script's background
     if job.get("place") == "any moment":
         threading.Timer(job["count"], kill).start()
     elif job.get("place"):

@@ -51,6 +51,14 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights(train, model, tmp
     assert same(model, before) and (tmp_path / "bad_batch_1.json").exists()
 
 
+@pytest.fixture
+def ctrl_c():
+    """Listen to Ctrl-C, which a suite in a script's background would ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_at(step, monkeypatch, times=1):
     """Press Ctrl-C in the rollout of a step."""
     steps, original = iter(range(1, 100)), rollout.sample
@@ -64,7 +72,7 @@ def interrupt_at(step, monkeypatch, times=1):
     monkeypatch.setattr("aqa_lib.trainer.sample", sample)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch):
+def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch, ctrl_c):
     start, options = weights(model), {"max_steps": 4, "save_strategy": "steps", "save_steps": 100, "logging_steps": 3}
     whole = train(folder=tmp_path / "whole", **options)
     expected = weights(model)
@@ -81,11 +89,17 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch)
     assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
-def test_a_second_ctrl_c_stops_at_once(train, monkeypatch, tmp_path):
+def test_a_second_ctrl_c_stops_at_once(train, monkeypatch, tmp_path, ctrl_c):
     interrupt_at(1, monkeypatch, times=2)
     with pytest.raises(KeyboardInterrupt):
         train(max_steps=3)
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with faults.interruptible(lambda: pytest.fail("it was heard")):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_thread_has_no_ctrl_c():

@@ -90,6 +90,7 @@ def test_the_target_is_read_back(choice, before):
         ("**dog**", "dog", True),
         ("cafe\u0301", "caf\u00e9", True),  # the tokenizer composes accents, a data set need not
         ("don\u2019t", "don't", True),
+        ("rock \u2018n\u2019 roll", "rock 'n' roll", True),
         ("STRASSE", "straße", True),
         ("C#", "C", False),
         ("-5", "5", False),
