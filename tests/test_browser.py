@@ -36,9 +36,10 @@ pytestmark = [
 ]
 
 # What a person does by Run > Run All Cells. The page's "idle" is not waited for: it shows before the cells begin.
-RUN_ALL = """async () => {
+RUN_ALL = """async (name) => {
     const app = window.jupyterapp;
     await app.restored;
+    await app.commands.execute('docmanager:open', {path: name});
     const panel = app.shell.currentWidget;
     await panel.context.ready;
     await panel.sessionContext.ready;
@@ -97,7 +98,7 @@ def lab(folder):
             except OSError:
                 assert server.poll() is None, (folder / "lab.log").read_text()
                 time.sleep(0.5)
-        yield SimpleNamespace(page=f"{address}/lab/tree/{{}}?token={token}", stop_kernels=stop_kernels)
+        yield SimpleNamespace(page=f"{address}/lab/tree/{{}}?reset&token={token}", stop_kernels=stop_kernels)
     finally:
         server.terminate()
         server.wait(60)
@@ -133,10 +134,11 @@ def page(browser):
     page.close()
 
 
-def run_all(page, until):
-    """Run a notebook's cells until a condition on the page holds; a cell that fails ends it with its error."""
+def run_all(lab, page, name, until):
+    """Open a notebook alone and run its cells until a condition on the page holds; a cell's error ends it too."""
+    page.goto(lab.page.format(name))
     page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.context")
-    page.evaluate(RUN_ALL)
+    page.evaluate(RUN_ALL, name)
     error = "[data-mime-type='application/vnd.jupyter.error']"
     poll(page, f'() => {until} || document.querySelector("{error}")', seconds=SECONDS)
     assert page.locator(error).count() == 0, page.locator(error).first.inner_text()
@@ -151,8 +153,7 @@ def test_errors_are_browsed_heard_and_tagged_and_the_tag_outlives_a_reload(lab, 
     shutil.copy(NOTEBOOK, folder / "notebooks")
 
     def open_and_choose():
-        page.goto(lab.page.format(NOTEBOOK.name))
-        run_all(page, "document.querySelector('.widget-html article')")
+        run_all(lab, page, NOTEBOOK.name, "document.querySelector('.widget-html article')")
         before = place.inner_text()
         page.get_by_label("kind", exact=True).select_option("wrong")
         page.get_by_label("task", exact=True).select_option("music")
@@ -233,8 +234,7 @@ def test_hostile_replies_questions_and_names_run_nothing_and_reach_nothing(lab, 
     (folder / "notebooks/hostile.txt").write_text(HOSTILE)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RENDERERS)], metadata=notebook.METADATA)
     nbformat.write(book, folder / "notebooks/hostile.ipynb")
-    page.goto(lab.page.format("hostile.ipynb"))
-    run_all(page, "window.control === 1")
+    run_all(lab, page, "hostile.ipynb", "window.control === 1")
     poll(page, "() => document.querySelectorAll('.widget-html article').length === 2")
     page.wait_for_timeout(3_000)  # for whatever would come later, MathJax among it
     shown = page.locator(".jp-OutputArea").inner_text()
