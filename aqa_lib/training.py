@@ -169,6 +169,7 @@ class QuestionTrainer:
 
     _aside: Path | None = None  # while a checkpoint is written
     _batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
+    _finished = False  # whether a run that is gone on with has taken all its steps
     labels: dict = {}  # what else the run's record should say, as the names and sha256 of its files
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -188,7 +189,7 @@ class QuestionTrainer:
             raise checkpoints.CheckpointError(f"{checkpoint} {reason}; take another.")
         self._write_record(Path(run), str(checkpoint) if checkpoint else None)
         self._means.clear()
-        self._cut, self._step = 0, -1
+        self._cut, self._step, self._finished = 0, -1, False
         if checkpoint:
             self._carry_on(Path(checkpoint))
             self.args.eval_on_start = False  # it was asked then
@@ -285,6 +286,8 @@ class QuestionTrainer:
         """Take up what was recorded between the last log and the checkpoint; the first process does, for all."""
         if not self.is_world_process_zero():
             return
+        taken = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        self._finished = 0 < self.args.max_steps <= taken
         since = json.loads((checkpoint / SINCE_LOG).read_text(encoding="utf-8"))
         self._cut = since["cut"]
         self._means.update(since["means"])
@@ -316,7 +319,7 @@ class QuestionTrainer:
             len(self.train_dataset),
             args.per_device_train_batch_size,
             args.gradient_accumulation_steps * args.world_size,
-            args.num_iterations,
+            0 if self._finished else args.num_iterations,  # transformers would take one more step
             args.seed if args.data_seed is None else args.data_seed,
         )
         workers = args.dataloader_num_workers

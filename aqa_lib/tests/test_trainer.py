@@ -290,3 +290,13 @@ def test_sharded_weights_are_refused(model, processor, questions, tmp_path, monk
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch --use_fsdp does
     with pytest.raises(ValueError, match="FSDP is not supported"):
         GRPOTrainer(model, processor, [length_reward], args, questions)
+
+
+def test_a_finished_run_that_is_gone_on_with_takes_no_step_more(train, tmp_path):
+    """It ends in the middle of an epoch, where transformers alone would take a fourth step."""
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 3, "per_device_train_batch_size": 2}
+    done = train(**options)
+    weights = {name: value.clone() for name, value in done.model.state_dict().items()}
+    again = train(resume=True, **options)
+    assert again.state.global_step == 3
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
