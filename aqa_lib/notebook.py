@@ -45,7 +45,7 @@ class Notebook:
         return FOLDER / f"{self.name}.ipynb"
 
 
-# minutes: measured alone, in an empty folder of artifacts, with one thread on a server CPU; rounded up to a half
+# minutes: about, alone in an empty folder of artifacts, with one thread on a server CPU
 COURSE = (
     Notebook("00_tour", "A tour", "What happens between a sound and an answer?", 0.5),
     Notebook("01_data_preparation", "Data preparation", "What does the model get of a clip and of a question?", 0.5),
