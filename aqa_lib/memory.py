@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen2AudioConfig
 
+from . import attention
 from .model import LORA_TARGETS, auto_class, choose_trainable, parts
 from .optim import MASTERS, refusal
 
@@ -174,7 +175,12 @@ def saved_per_token(a: Anatomy, work: Work, master: str, recompute: bool) -> flo
     layer = 2 * (4 + wide) * a.hidden + ((3 if shared else 6) + 3) * w * a.hidden + 4 * w * a.inner + 4 * a.heads + 8
     if a.adapters:  # each adapter reads a float32 copy of its input
         layer += 4 * (6 * a.hidden + a.inner)
-    layer += work.row * w  # this token's row of the mask
+    P, G, L = work.prompt, work.generations, work.answer - 1
+    if attention.pays(P, G, L, G * L):
+        layer += (P + L) * w  # its row of the mask; copies of all but the prompt; and for each answer one of the prompt
+        layer += (4 + 2 * G * P / work.row) * w * a.hidden
+    else:
+        layer += work.row * w  # this token's row of the mask
     tower = (2 * wide + ((3 if shared else 5) + 4) * w) * a.tower_hidden + 2 * w * a.tower_inner  # of a position
     front = 8 * w * a.tower_hidden  # its convolutions
     heard = 2 * a.tower_learns

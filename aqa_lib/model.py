@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from . import audio, prompt
+from . import attention, audio, prompt
 from .audio import Clip
 from .dataset import Question
 
@@ -391,19 +391,22 @@ def embed(model: nn.Module, prompts: Prompts) -> Tensor:
     return embeds.masked_scatter(places[..., None], heard.to(embeds.dtype))
 
 
-def backbone(model: nn.Module, embeds: Tensor, mask: Tensor, position_ids: Tensor, cache=None) -> Tensor:
+def backbone(model: nn.Module, embeds: Tensor, sees: Tensor | attention.Answers, position_ids: Tensor, cache=None):
     """Run the language model without its head: (B, T, H) to (B, T, H).
 
-    mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying who sees whom. cache: filled as it goes.
+    sees: (B, T) of real tokens, or (B, 1, T, keys) bool saying who sees whom, or where answers stand in rows that they
+    share. cache: filled as it goes.
     """
-    return (
-        parts(model)
-        .language_model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        .last_hidden_state
-    )
+    lm = parts(model).language_model
+    if isinstance(sees, attention.Answers):
+        lm.config._attn_implementation = attention.NAME
+        sees = {"attention_mask": sees.prompt_mask, "answers": sees}
+    else:
+        sees = {"attention_mask": sees}
+    return lm(
+        inputs_embeds=embeds,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **sees,
+    ).last_hidden_state

@@ -7,8 +7,9 @@ import torch
 from torch.testing import assert_close
 from trl import GRPOTrainer as TRLTrainer
 
+from aqa_lib import loss as losses
 from aqa_lib import model as models
-from aqa_lib.loss import completion_logps, group_advantages, grpo_loss, kl_divergence, shared_row
+from aqa_lib.loss import answers_apart, completion_logps, group_advantages, grpo_loss, kl_divergence, shared_row
 from aqa_lib.rollout import Rollouts
 
 
@@ -31,9 +32,23 @@ def gradients(model):
     return found
 
 
+@pytest.fixture
+def long_rollouts(prompts):
+    """Eight answers of up to 60 tokens to each prompt, so many that their attention is taken apart; some end early."""
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(50, 61, (4, 8), generator=draw)
+    lengths[1, 2], lengths[3] = 1, 5
+    ids, mask = torch.randint(10, 300, (4, 8, 60), generator=draw), torch.arange(60) < lengths[..., None]
+    return Rollouts(prompts, torch.where(mask, ids, 0), mask, torch.ones(4, 8, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("chunk_size", [7, 1024])
-def test_shared_prompts_equal_repeated_ones(model, rollouts, checkpointing, chunk_size):
+@pytest.mark.parametrize("length", ["short", "long"])
+def test_shared_prompts_equal_repeated_ones(model, request, length, checkpointing, chunk_size, monkeypatch):
+    """In one masked row (short answers), and with the answers' attention taken apart (long ones)."""
+    rollouts, apart = request.getfixturevalue("long_rollouts" if length == "long" else "rollouts"), []
+    monkeypatch.setattr(losses, "answers_apart", lambda *masks: apart.append(masks) or answers_apart(*masks))
     model.train()
     weights = torch.randn(rollouts.mask.shape, generator=torch.Generator().manual_seed(1))
     theirs = repeated_logps(model, rollouts)
@@ -44,6 +59,7 @@ def test_shared_prompts_equal_repeated_ones(model, rollouts, checkpointing, chun
         assert model.model.language_model.gradient_checkpointing
     ours, entropies = completion_logps(model, rollouts, chunk_size=chunk_size)
     (ours * weights).sum().backward()
+    assert len(apart) == (length == "long")
     assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     found = gradients(model)
     assert found.keys() == expected.keys() and len(found) > 50

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aqa_lib import memory, optim, scale
+from aqa_lib import attention, memory, optim, scale
 from aqa_lib import model as models
 from aqa_lib.__main__ import main
 from aqa_lib.loss import completion_logps
@@ -97,6 +97,21 @@ def test_what_a_layer_saves_is_counted(model, kind, recompute):
             counted.append(saved_bytes(model, run))
             planned.append(B * T * memory.saved_per_token(Anatomy.of(model), work, master, recompute))
         assert planned[0] - planned[1] == pytest.approx(counted[0] - counted[1], rel=0.05), run
+
+
+def test_what_a_layer_saves_for_long_answers_is_counted(model, processor, questions):
+    """Their attention is taken apart, which copies the prompt's keys; within 5 %."""
+    prompts = models.collate(processor, [models.prepare(processor, questions[3])])
+    ids = torch.ones(1, 8, 61, dtype=torch.long)
+    some = Rollouts(prompts, ids, ids.bool(), ids[..., 0].bool())
+    work = replace(WORK, prompt=prompts.input_ids.shape[1], answer=61, generations=8)
+    part, counted, planned = model.model.language_model, [], []
+    for layers in (part.layers, part.layers[:1]):
+        part.layers = layers
+        counted.append(saved_bytes(model, lambda: completion_logps(model, some)))
+        planned.append(work.row * memory.saved_per_token(Anatomy.of(model), work, "fp32", recompute=False))
+    assert attention.pays(work.prompt, 8, 60, 480)
+    assert planned[0] - planned[1] == pytest.approx(counted[0] - counted[1], rel=0.05)
 
 
 def test_a_pass_takes_what_is_planned(model, processor, questions):
