@@ -187,6 +187,11 @@ def mel_filters(num_mel_bins: int) -> Tensor:
 
 
 @lru_cache
+def _sparse_filters(num_mel_bins: int) -> Tensor:
+    return mel_filters(num_mel_bins).to_sparse()  # no filter is wider than 9 of the 201 frequencies
+
+
+@lru_cache
 def _window() -> Tensor:
     return torch.hann_window(N_FFT)
 
@@ -211,6 +216,9 @@ def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: in
     padded = min((frames + 1) * HOP + N_FFT // 2 + 1, whole)
     wave = torch.nn.functional.pad(wave, (0, padded - len(wave)))
     spectrum = torch.stft(wave, N_FFT, HOP, window=_window(), return_complex=True)  # (201, frames + 2 or more)
-    power = spectrum[:, : min(frames + 2, whole // HOP)].abs() ** 2
-    log = (mel_filters(num_mel_bins) @ power).clamp(min=1e-10).log10()  # (M, L + 2)
-    return (torch.maximum(log, log.max() - 8.0) + 4.0) / 4.0
+    spectrum = spectrum[:, : min(frames + 2, whole // HOP)]
+    power = spectrum.real.square().addcmul_(
+        spectrum.imag, spectrum.imag
+    )  # abs() ** 2 would take a root: 4 times slower
+    log = torch.sparse.mm(_sparse_filters(num_mel_bins), power.contiguous()).clamp_(min=1e-10).log10_()  # (M, L + 2)
+    return torch.maximum(log, log.max() - 8.0).add_(4.0).div_(4.0)

@@ -320,7 +320,7 @@ def bench_flops(size: str = "full", shapes: Sequence[tuple[int, int]] = SHAPES) 
 # -- audio ------------------------------------------------------------------------------------------------------------
 
 
-def bench_audio(size: str = "hear", seconds: float = 10.0, rounds: int = 7) -> list[dict]:
+def bench_audio(size: str = "hear", seconds: float = 10.0, rounds: int = 15) -> list[dict]:
     """Time encoder and mel on a clip's own length beside the padded ones, and checking a clip as `prepare` does."""
     model, processor = build(size).eval(), build_processor(size)
     extractor, tower, wave = processor.feature_extractor, parts(model).audio_tower, noise(seconds)
