@@ -224,7 +224,7 @@ def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, 
     def decoding(questions: int, G: int) -> dict[str, float]:
         cache = questions * (work.prompt + G * work.answer) * 2 * a.layers * a.kv * narrow
         return {
-            "cache": cache * (1 + 1 / a.layers),  # it grows by copying, a layer at a time
+            "cache": cache * (1 + 1 / a.layers),  # prompts that are answered leave it by copying, a layer at a time
             "activations": questions * work.prompt * forward,
             "logits": 16 * a.vocab * questions * G,
         }

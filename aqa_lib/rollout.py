@@ -4,18 +4,17 @@
 which holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself.
 The report generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its
 cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have
-ended leave the computation, so that one that rambles does not keep its neighbours busy.
+ended leave the computation, so that one that rambles does not keep its neighbours busy. Room for all of it is made
+once, and a step copies nothing that is there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    DynamicCache,
-    RepetitionPenaltyLogitsProcessor,
-    TopPLogitsWarper,
-)
+from transformers import Cache, RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
+from transformers.cache_utils import DynamicLayer
 
 from .model import Prompts, backbone, embed, parts, positions
 
@@ -50,6 +49,60 @@ def end_ids(model: nn.Module, processor) -> list[int]:
     return [ids] if isinstance(ids, int) else list(ids)
 
 
+class Room(DynamicLayer):
+    """A layer's keys and values, (R, heads, width, D), of which the first `used` places are taken.
+
+    columns: where given, a tensor that tells where the next keys go; all of the room is then returned, so that every
+    step has the same shapes and addresses.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width, self.used, self.columns = width, 0, None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            R, heads, _, D = key_states.shape
+            self.keys, self.values = (key_states.new_zeros(R, heads, self.width, D) for _ in range(2))
+        if self.columns is not None:
+            self.keys.index_copy_(2, self.columns, key_states)
+            self.values.index_copy_(2, self.columns, value_states)
+            return self.keys, self.values
+        start, self.used = self.used, self.used + key_states.shape[2]
+        self.keys[:, :, start : self.used] = key_states
+        self.values[:, :, start : self.used] = value_states
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+
+def capture(step: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tensor]:
+    """Record what a step launches on a GPU, to launch it at once from then on; on a CPU there is nothing to record.
+
+    The function that is returned takes inputs of the same shapes, and gives its result in the same memory every time.
+    """
+    if inputs[0].device.type != "cuda":
+        return step
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        step(*inputs)  # libraries set themselves up at their first call, which cannot be recorded
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step(*inputs)
+
+    def replay(*new: Tensor) -> Tensor:
+        for old, value in zip(inputs, new, strict=True):
+            old.copy_(value)
+        graph.replay()
+        return result
+
+    return replay
+
+
 @torch.no_grad()
 def sample(
     model: nn.Module,
@@ -62,11 +115,13 @@ def sample(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     seed: int = 0,
+    cuda_graphs: bool = False,
 ) -> Rollouts:
     """Sample `num_generations` answers to each prompt; temperature 0 decodes greedily.
 
     top_k, top_p, repetition_penalty: as transformers' `generate` reads them. The same seed, prompts and device give
-    the same answers, whatever else was drawn before. Greedy answers equal `generate(do_sample=False)`.
+    the same answers, whatever else was drawn before. Greedy answers equal `generate(do_sample=False)`. cuda_graphs:
+    record a decoding step for each shape that it has, and replay it: a GPU then need not wait for its launches.
     """
     B, G, device = len(prompts), num_generations, prompts.input_ids.device
     head, lm, pad = parts(model).head, parts(model).language_model, processor.tokenizer.pad_token_id
@@ -76,19 +131,28 @@ def sample(
     training = model.training
     model.eval()
 
-    cache = DynamicCache(config=lm.config)
+    P, width = prompts.input_ids.shape[1], prompts.input_ids.shape[1] + G * (max_completion_length - 1)
+    cache = Cache(layers=[Room(width) for _ in range(lm.config.num_hidden_layers)])
     prompt_mask = prompts.attention_mask.bool()  # (B, P)
     hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask), cache)
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
     lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
 
+    def decode_step(token: Tensor, place: Tensor, sees: Tensor, columns: Tensor | None = None) -> Tensor:
+        for room in cache.layers:
+            room.columns = columns
+        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
+        return head(backbone(model, embeds, sees[:, None], place, cache)).float().flatten(0, 1)
+
     # What is still computed: A answers of each of R prompts. The cache keeps what the others said; nobody sees it.
     rows = torch.arange(B, device=device)[:, None]  # (R, 1)
     lanes = torch.arange(G, device=device).expand(B, G)  # (R, A)
-    owner = torch.where(prompt_mask, SHARED, NOBODY)  # (R, keys): the answer that a key belongs to
+    owner = torch.full((B, width), NOBODY, device=device)  # (R, keys): the answer that a key belongs to
+    owner[:, :P] = torch.where(prompt_mask, SHARED, NOBODY)
     open_ = torch.ones(B, G, dtype=torch.bool, device=device)
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
+    taken, run, recorded = P, decode_step, None
     for step in range(max_completion_length):
         if penalise:
             asked = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
@@ -112,15 +176,19 @@ def sample(
         if 4 * most <= 3 * lanes.shape[1]:  # a quarter of the places is idle everywhere: close them
             order = ended.long().argsort(dim=1, stable=True)[:, :most]
             lanes, token = lanes.gather(1, order), token.gather(1, order)
-        owner = torch.cat([owner, lanes], 1)
-        sees = (owner[:, None] == SHARED) | (owner[:, None] == lanes[..., None])  # (R, A, keys)
-        place = (lengths[rows[:, 0]] + step).expand_as(lanes)
-        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
-        hidden = backbone(model, embeds, sees[:, None], place, cache)
-        logits = head(hidden).float().flatten(0, 1)
+        new = slice(taken, taken := taken + lanes.shape[1])
+        owner[:, new] = lanes
+        keys = (owner if cuda_graphs else owner[:, :taken])[:, None]
+        sees = (keys == SHARED) | (keys == lanes[..., None])  # (R, A, keys)
+        inputs = [token, (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1]), sees]
+        if cuda_graphs:
+            inputs.append(torch.arange(new.start, new.stop, device=device))
+            if token.shape != recorded:
+                run, recorded = capture(decode_step, *inputs), token.shape
+        logits = run(*inputs)
     model.train(training)
-    width = step + 1
-    return Rollouts(prompts, ids[..., :width], mask[..., :width], ~open_)
+    said = step + 1
+    return Rollouts(prompts, ids[..., :said], mask[..., :said], ~open_)
 
 
 def draw(scores: Tensor, top_k: int | None, top_p: float, generator: torch.Generator) -> Tensor:

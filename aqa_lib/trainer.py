@@ -107,6 +107,10 @@ class GRPOConfig(TrainingArguments):
         default=2.0,
         metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
     )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata={"help": "Record decoding steps and replay them: for long answers on a GPU (bench gpu times both)."},
+    )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
         default=True, metadata={"help": "At every log, show an answer, and keep all of its group in completions.jsonl."}
@@ -288,6 +292,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 args.top_k,
                 args.top_p,
                 seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
+                cuda_graphs=args.cuda_graphs,
             )
         self._means["rollout_time"].append(time.perf_counter() - start)
         texts = decode(self.processing_class, rollouts)

@@ -16,6 +16,7 @@ import transformers
 import trl
 import trl.rewards
 from transformers.audio_utils import mel_filter_bank
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 
 from aqa_lib import model as models
@@ -45,8 +46,10 @@ SIGNATURES = [
     (Trainer._load_best_model, "", "training: Qwen2-Audio's names"),
     (transformers.TrainerState.save_to_json, "json_path", "training: saving aside"),
     (transformers.HfArgumentParser.parse_args_into_dataclasses, "args return_remaining_strings", "__main__"),
-    (transformers.DynamicCache.__init__, "config", "rollout"),
-    (transformers.DynamicCache.batch_select_indices, "indices", "rollout"),
+    (transformers.Cache.__init__, "layers", "rollout"),
+    (transformers.Cache.batch_select_indices, "indices", "rollout"),
+    (transformers.cache_utils.DynamicLayer.update, "key_states value_states", "rollout.Room"),
+    (sdpa_attention_forward, "module query key value attention_mask", "attention"),
     (Qwen2Model.forward, "inputs_embeds attention_mask position_ids past_key_values use_cache", "model.backbone"),
     (mel_filter_bank, "num_frequency_bins num_mel_filters norm mel_scale", "audio"),
     (trl.SFTTrainer.__init__, "model args data_collator train_dataset eval_dataset processing_class callbacks", "sft"),
