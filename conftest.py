@@ -4,6 +4,7 @@ import os
 import socket
 
 import pytest
+import torch
 from hypothesis import settings
 
 # Set before any test imports the libraries that read them; commands that tests start inherit them.
@@ -11,6 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # One thread: the models are tiny, and threads that wait for a busy core make the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU, flashoptim's kernels run in Triton's interpreter; Triton asks once, when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("here", deadline=None)  # a busy machine is not a failure
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
