@@ -94,7 +94,9 @@ class Anatomy:
             packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not p.head}
         parameters = list(model.parameters())
         frozen = sum(
-            w.numel() * (NF4 if id(w) in packed else w.element_size()) for w in parameters if not w.requires_grad
+            w.numel() * (NF4 if id(w) in packed else 2 * NF4 if w.dtype == torch.uint8 else w.element_size())
+            for w in parameters  # two weights of a model that is loaded in 4 bits are in a byte
+            if not w.requires_grad
         )
         matrices = {id(w) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d) for w in m.parameters()}
         both = (*p.audio_tower.layers, *p.language_model.layers)
@@ -353,7 +355,7 @@ def advice(a: Anatomy, args, limit: float, device=None, prompt: int | None = Non
     """Name two changes that would make a run fit, the mildest first, each with what it then needs."""
     count = sum(a.learn)
     lora = replace(a, learn=(1,), low=False, matrices=0, frozen=a.frozen + 2 * count, adapters=True)
-    four = replace(lora, frozen=NF4 * count)
+    four = replace(lora, frozen=NF4 * count + (2 - NF4) * 2 * a.vocab * a.hidden)  # embeddings and head stay
     quarter = {name: max(getattr(args, name) // 4, 1) for name in LOWERED}
     lower = "lower " + ", ".join(f"{name} to {value}" for name, value in quarter.items())
     four_bit = "train adapters of a 4-bit model (lora_r 16, quantization 4bit)"

@@ -89,8 +89,15 @@ class Prompts:
         return len(self.input_ids)
 
     def to(self, device, **kwargs) -> "Prompts":
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> "Prompts":
+        """Put the batch where a GPU reads it fastest; the loader calls this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function) -> "Prompts":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prompts(**{k: v if v is None else v.to(device, **kwargs) for k, v in tensors.items()})
+        return Prompts(**{name: None if value is None else function(value) for name, value in tensors.items()})
 
     def select(self, rows: Sequence[int]) -> "Prompts":
         """Keep some rows, and drop the padding that none of them needs. Takes one clip a prompt, or none."""
@@ -139,8 +146,9 @@ def load(
 
     dtype: of the weights ("auto": as saved). train: which of `PARTS` learn; the rest is frozen. lora: arguments of
     `peft.LoraConfig` (rank 8 on the language model's linear layers where not said otherwise), which freezes all
-    else. quantization: "4bit" (needs bitsandbytes and a GPU). Raises ModelError if the folder is none, the class is
-    not an audio model or lacks weights, the head is tied, a special token is missing, or the model is deaf.
+    else. quantization: "4bit" (needs bitsandbytes; trained so on a CPU, at a tiny size, and not yet on a GPU). Raises
+    ModelError if the folder is none, the class is not an audio model or lacks weights, the head is tied, a special
+    token is missing, or the model is deaf.
     """
     if (release := version("transformers")) in TIES_THE_HEAD:
         raise ModelError(
@@ -191,6 +199,9 @@ def load(
         )
     if not quantization:
         model.to(device)
+    elif device.type == "cpu":
+        for module in model.modules():
+            module.support_avx512bf16_for_cpu = False  # else bitsandbytes lets no gradient through after an evaluation
     if adapter.is_file():
         from peft import PeftModel
 

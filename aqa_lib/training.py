@@ -134,7 +134,10 @@ class Hearing:
     """The audio tokens of clips under an audio tower that does not learn: each clip is encoded once a run.
 
     gigabytes: of memory for them (2 MB for 10 s at the full size). A clip for which none is left is encoded once a
-    batch. Clips are encoded one by one, so that no number depends on the batch that a clip was first met in.
+    batch. Clips are encoded one by one, so that no number depends on the batch that a clip was first met in. Where the
+    tower learns, the reference's is constant still, and is not remembered: the report's run, 1000 steps of 16 of
+    38,000 clips, meets hardly a clip twice, and 2 MB on a disk, for the next run, take about as long to read as to
+    make again (0.7 TFLOP).
     """
 
     def __init__(self, model: nn.Module, gigabytes: float):

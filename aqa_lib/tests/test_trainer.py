@@ -2,6 +2,8 @@ import copy
 import csv
 import io
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -283,6 +285,34 @@ def test_what_was_heard_is_cut_with_its_prompts(model, prompts, questions):
             ours, theirs = (models.embed(model, some.select(rows)) for some in (heard, prompts))
             real = prompts.select(rows).attention_mask.bool()
             assert_close(ours[real], theirs[real], atol=1e-5, rtol=1e-5)
+
+
+def test_the_next_step_is_made_ready_behind_the_current_one(train, tmp_path, monkeypatch):
+    """While the first step's answers are rewarded, a worker decodes the second step's clips and makes its prompts."""
+
+    def prepare(processor, question, style):
+        (tmp_path / f"{question.id} {os.getpid()}").touch()
+        return models.prepare(processor, question, style)
+
+    def reward(prompts, completions, **columns):
+        deadline = time.monotonic() + 30
+        while len(ready := list(tmp_path.glob("q* *"))) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found.append({path.name.split()[1] for path in ready} if len(ready) == 4 else set())
+        return [1.0] * len(completions)
+
+    found = []
+    monkeypatch.setattr(training, "prepare", prepare)
+    train(rewards=[reward], max_steps=2, per_device_train_batch_size=2, dataloader_num_workers=1, beta=0.0)
+    assert len(found[0]) == 1 and found[0] != {str(os.getpid())}
+
+
+def test_a_batch_is_pinned_for_a_gpu(prompts, monkeypatch):
+    """By the loader's thread, which knows tensors, and what has a method for it."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
+    torch.utils.data._utils.pin_memory.pin_memory({"questions": ("a",), "prompts": prompts, "cut": 0})
+    assert prompts.input_features.shape in pinned and len(pinned) == 4
 
 
 def test_sharded_weights_are_refused(model, processor, questions, tmp_path, monkeypatch):
