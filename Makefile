@@ -16,7 +16,7 @@ TORCH_PIN := torch==$(shell sed -n 's/^ *- torch==\([^ ]*\).*/\1/p' environment.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test notebooks lint clean
+.PHONY: help demo test cuda notebooks lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ demo: .venv/.package  ## train the embedded model with GRPO, and show it before 
 
 test: .venv/.test  ## run the unit tests, the doctests and the tests of the whole repository
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile aqa_lib tests $(ARGS)
+
+cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with the libraries of the cuda extra
+	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/test_optim.py aqa_lib/tests/test_four_bit.py $(ARGS)
 
 notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
 	.venv/bin/python -m aqa_lib.notebook $(ARGS)
@@ -74,6 +77,13 @@ endif
 .venv/.test: pyproject.toml .venv/.pins .venv/.torch
 	@echo "Installing aqa_lib with its test and notebook tools: a minute or two, once"
 	@$(PIP) -c .venv/.pins -e '.[notebooks,test]'
+	@touch $@
+
+# Beside the environment, for these tests alone: torchao adds warnings to every start of Python with transformers,
+# bitsandbytes a third of its time, and Triton takes a gigabyte.
+.venv/.cuda: .venv/.test
+	@echo "Installing what the cuda extra names, and Triton: 350 MB, once"
+	@$(PIP) --no-deps --target .venv/cuda bitsandbytes==0.50.2 flashoptim==0.1.4 torchao==0.18.0 triton==3.9.0
 	@touch $@
 
 .venv/.lint: .venv/.pins

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,8 @@ def load(
         raise ModelError(f"no part named {', '.join(sorted(unknown))} to train; choose from {', '.join(PARTS)}.")
     if quantization not in (None, "4bit"):
         raise ModelError(f"quantization {quantization!r} is unknown; choose '4bit' or leave it out.")
+    if quantization and find_spec("bitsandbytes") is None:
+        raise ModelError("quantization 4bit needs bitsandbytes; pip install bitsandbytes, or leave quantization out.")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantization:
@@ -201,7 +204,8 @@ def load(
         model.to(device)
     elif device.type == "cpu":
         for module in model.modules():
-            module.support_avx512bf16_for_cpu = False  # else bitsandbytes lets no gradient through after an evaluation
+            # else bitsandbytes repacks the weights where it can, and no gradient passes them after an evaluation
+            module.support_avx512bf16_for_cpu = False
     if adapter.is_file():
         from peft import PeftModel
 

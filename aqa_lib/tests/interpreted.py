@@ -16,10 +16,8 @@ from aqa_lib import optim
 
 def allow(patch: pytest.MonkeyPatch) -> None:
     """Let master 24bit run on a CPU until `patch` is undone; skip the test where flashoptim or Triton is absent."""
-    flash = pytest.importorskip("flashoptim.optimizers", reason="24bit on a CPU needs flashoptim and triton")
-    from triton.runtime import interpreter
-
-    tl = flash.tl
+    flash = pytest.importorskip("flashoptim.optimizers", reason="24bit on a CPU needs flashoptim and triton: make cuda")
+    tl, interpreter = flash.tl, flash.triton.runtime.interpreter
     patch.setitem(optim.MASTERS, "24bit", replace(optim.MASTERS["24bit"], cuda=False))
 
     # flashoptim asks for a GPU in three places
@@ -43,7 +41,7 @@ def allow(patch: pytest.MonkeyPatch) -> None:
         ),
     )
 
-    # the interpreter cuts bits off where a GPU rounds to the nearest
+    # the interpreter cuts bits off where a GPU rounds to the nearest; a cosine of 0.63 would be left
     convert = interpreter._convert_float
 
     def rounded(data, source, target, mode):

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from aqa_lib import memory
 from aqa_lib import model as models
 
-bitsandbytes = pytest.importorskip("bitsandbytes", reason="4bit needs bitsandbytes")
+bitsandbytes = pytest.importorskip("bitsandbytes", reason="4bit needs bitsandbytes: make cuda")
 
 
 @pytest.fixture

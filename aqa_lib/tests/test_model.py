@@ -188,11 +188,14 @@ def test_known_bad_transformers_are_refused(monkeypatch, folder):
         models.load(folder)
 
 
-def test_mistakes_are_told_in_one_sentence(folder, tmp_path):
+def test_mistakes_are_told_in_one_sentence(folder, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="no part named ear"):
         models.load(folder, train=["ear"])
     with pytest.raises(ModelError, match="quantization '2bit' is unknown"):
         models.load(folder, quantization="2bit")
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="4bit needs bitsandbytes; pip install bitsandbytes"):
+        models.load(folder, quantization="4bit")
     for name in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ModelError, match="no model could be loaded") as error:
             models.load(name)
