@@ -4,7 +4,6 @@ import os
 import socket
 
 import pytest
-import torch
 from hypothesis import settings
 
 # Set before any test imports the libraries that read them; commands that tests start inherit them.
@@ -13,6 +12,8 @@ os.environ["MPLBACKEND"] = "Agg"
 # One thread: the models are tiny, and threads that wait for a busy core make the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU, flashoptim's kernels run in Triton's interpreter; Triton asks once, when it is first imported.
+import torch  # noqa: E402  (it reads the number of threads)
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
