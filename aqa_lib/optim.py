@@ -55,8 +55,9 @@ MASTERS = {  # what `auto` prefers comes first
 }
 
 
-def refusal(master: str, device: torch.device | str, processes: int = 1) -> str | None:
-    """Say in a sentence why a master cannot be used on a device, or in so many processes; None where it can."""
+def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: bool = False) -> str | None:
+    """Say in a sentence why a master cannot be used on a device, in so many processes, or shared out among them by
+    FSDP; None where it can."""
     if master not in MASTERS:
         return (
             f"master {master!r} is unknown; choose auto, {', '.join(MASTERS)}. Plain bfloat16 is not among them: at a "
@@ -69,6 +70,8 @@ def refusal(master: str, device: torch.device | str, processes: int = 1) -> str 
         return f"master {master} needs an NVIDIA GPU; choose another master."
     if master == "stochastic" and processes > 1:
         return "master stochastic is for one process: each would round in its own way, and their weights would part."
+    if fsdp and master == "24bit":
+        return "master 24bit packs its states in a way that was not tried with fsdp; choose fp32 or kahan."
     return None
 
 

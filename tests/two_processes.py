@@ -29,8 +29,8 @@ def stop_at_second(append):
     return once
 
 
-def run(folder: Path, accumulate: int) -> None:
-    """Train three steps by GRPO and SFT; evaluate, be stopped, go on; leave what was found in `folder`."""
+def train(folder: Path, accumulate: int, resume: str | None = None, **options) -> torch.nn.Module:
+    """Train three steps by GRPO and SFT, in which answers end at different steps; leave what was found in `folder`."""
     processor = pretrain.build_processor()
     questions = dataset.read(folder.parent / "data" / "train.jsonl")
     held_out = dataset.read(folder.parent / "data" / "val.jsonl")
@@ -38,9 +38,10 @@ def run(folder: Path, accumulate: int) -> None:
         "max_steps": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 2, "max_completion_length": 5,
         "gradient_accumulation_steps": accumulate, "logging_steps": 3, "logging_first_step": False, "eval_steps": 3,
         "save_steps": 3, "report_to": "none", "disable_tqdm": True,
-    }  # fmt: skip
+    } | options  # fmt: skip
     for name in ("grpo", "sft"):
         model = pretrain.build_model(processor, seed=1)
+        model.generation_config.eos_token_id = list(range(0, len(processor.tokenizer), 4))
         if name == "grpo":
             options = common | {"num_generations": 3, "beta": 0.1, "num_iterations": 1, "max_tokens_per_forward": 300}
             args = GRPOConfig(output_dir=str(folder / name), **options)
@@ -49,11 +50,14 @@ def run(folder: Path, accumulate: int) -> None:
             trainer = SFTTrainer(
                 model, processor, SFTConfig(output_dir=str(folder / name), **common), questions, held_out
             )
-        trainer.train()
+        trainer.train(resume and str(folder / name / resume))
         rank, _ = parallel.place()
-        torch.save(model.state_dict(), folder / f"{name}.{rank}.pt")
+        torch.save(parallel.whole_weights(model), folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
+    return model
+
+
     asked = (model.eval(), processor, held_out, folder / "p.jsonl")
     with mock.patch.object(predictions, "append", stop_at_second(predictions.append)):
         try:
