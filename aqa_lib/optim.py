@@ -63,6 +63,8 @@ def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: b
             f"master {master!r} is unknown; choose auto, {', '.join(MASTERS)}. Plain bfloat16 is not among them: at a "
             "learning rate of 1e-6 it rounds about 98 % of the updates away."
         )
+    if fsdp and master == "24bit":
+        return "master 24bit packs its states in a way that was not tried with fsdp; choose fp32 or kahan."
     row = MASTERS[master]
     if row.library and find_spec(row.library) is None:
         return f"master {master} needs {row.package}; pip install {row.package}, or choose another master."
@@ -70,8 +72,6 @@ def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: b
         return f"master {master} needs an NVIDIA GPU; choose another master."
     if master == "stochastic" and processes > 1:
         return "master stochastic is for one process: each would round in its own way, and their weights would part."
-    if fsdp and master == "24bit":
-        return "master 24bit packs its states in a way that was not tried with fsdp; choose fp32 or kahan."
     return None
 
 

@@ -114,11 +114,11 @@ def check_fsdp(model: nn.Module, args) -> None:
     if not args.fsdp:
         return
     for refused, sentence in [
-        (args.world_size == 1, "fsdp shares a model out among processes; start several by torchrun."),
         (hasattr(model, "disable_adapter"), "fsdp is for weights that learn; adapters fit one card, leave it out."),
         (args.fp16, "fsdp computes in bfloat16 or float32, not in float16; set bf16, or leave fsdp out."),
         (getattr(args, "reference", "") == "streamed", "fsdp shares the reference out too; leave reference out."),
         (args.fsdp_config.get("cpu_offload"), "fsdp keeps weights on the cards; leave offload out."),
+        (args.world_size == 1, "fsdp shares a model out among processes; start several by torchrun."),
     ]:
         if refused:
             raise ValueError(sentence)
