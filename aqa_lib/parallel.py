@@ -82,6 +82,8 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
     projector are shared out too. They need not be where both are frozen: `training.Hearing` runs them on new clips
     alone, which are more in one process than in another.
     """
+    if isinstance(model, FSDPModule):
+        return
     p = parts(model)
     layers, whole = [*p.language_model.layers], set()
     if tower:
@@ -144,8 +146,14 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def whole_states(optimizer: torch.optim.Optimizer, states: dict) -> dict:
-    """Bring an optimizer's states together, as if nothing were shared out; a hook of its `state_dict`."""
-    return tree_map_only(DTensor, lambda shards: shards.full_tensor().cpu(), states)
+    """Bring an optimizer's states together in the first process, as if nothing were shared out; a hook of its
+    `state_dict`, which all processes must call."""
+
+    def whole(shards: DTensor) -> Tensor | None:
+        tensor = shards.full_tensor()
+        return None if place()[0] else tensor.cpu()
+
+    return tree_map_only(DTensor, whole, states)
 
 
 def load_states(optimizer: torch.optim.Optimizer, states: dict) -> None:

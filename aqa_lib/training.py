@@ -215,9 +215,9 @@ class QuestionTrainer:
             self._carry_on(Path(checkpoint))
             self.args.eval_on_start = False  # it was asked then
         if self.args.fsdp:
-            tower = not Hearing(self.model, 0).frozen
             for model in filter(None, (self.model, getattr(self, "ref_model", None))):
-                parallel.shard(model, self.args.device, torch.bfloat16 if self.args.bf16 else None, tower)
+                dtype = torch.bfloat16 if self.args.bf16 else None
+                parallel.shard(model, self.args.device, dtype, tower=not self._hearing.frozen)
         self.add_callback(stop)
         resume = "resume from the last checkpoint"
         too_large = (
@@ -323,6 +323,8 @@ class QuestionTrainer:
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the options as JSON: transformers pickles them, tokens for the hub and all."""
+        if self.args.fsdp and not self.args.should_save:
+            parallel.whole_weights(self.model)  # which the first process brings together from all
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -330,11 +332,13 @@ class QuestionTrainer:
             (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, parallel.whole_weights(self.model) if self.args.fsdp else state_dict)
+        if self.args.fsdp and self.args.should_save:
+            state_dict = parallel.whole_weights(self.model)
+        super()._save(output_dir, state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.args.fsdp and not self.args.should_save:
-            self.optimizer.state_dict()  # which the first process brings together from all
+            self.optimizer.state_dict()  # as in save_model
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

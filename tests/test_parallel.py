@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
     """Train and evaluate in two processes, and the same in this one."""
     folder = tmp_path_factory.mktemp("parallel")
     synth.write(folder / "data", train=8, validation=5, test=3)
-    for name in ("one", "two", "fsdp", "resumed"):
+    for name in ("one", "two", "fsdp", "resumed", "alone"):
         (folder / name).mkdir()
     script = HERE / "two_processes.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.both(folder / "one", accumulate=2)
+    module.train(folder / "alone", 2, ["grpo"], resume=folder / "fsdp")
     return folder
 
 
@@ -51,8 +52,9 @@ def test_the_same_weights_in_every_process_and_as_one_with_twice_the_accumulatio
         assert_close(two[0][key], value, atol=1e-5, rtol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("run", ["fsdp/grpo", "fsdp/sft", "resumed/grpo"])
+@pytest.mark.parametrize("run", ["fsdp/grpo", "fsdp/sft", "resumed/grpo", "alone/grpo"])
 def test_a_model_that_is_shared_out_learns_the_same(folder, run):
+    """To the end, and when its second checkpoint is gone on with, by two processes or by one alone."""
     one = torch.load(folder / "one" / f"{run.split('/')[1]}.0.pt", weights_only=True)
     shared = torch.load(folder / f"{run}.0.pt", weights_only=True)
     saved = models.load(folder / run / "checkpoint-3", check=False)[0].state_dict()

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from aqa_lib import dataset, evaluation, parallel, predictions, pretrain
 from aqa_lib.sft import SFTConfig, SFTTrainer
@@ -56,6 +57,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
     rank, spares = parallel.place()[0], []
     for name in names:
         model = pretrain.build_model(processor, seed=1)
+        model.generation_config.eos_token_id = [*range(0, 512, 4)]  # so answers end at different steps
         if name == "grpo":
             options = common | {"num_generations": 3, "beta": 0.1, "num_iterations": 1, "max_tokens_per_forward": 300}
             args = GRPOConfig(output_dir=str(folder / name), **options)
@@ -70,7 +72,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
         torch.save(weights, folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
-    held = [getattr(weight, "_local_tensor", weight) for weight in model.parameters()]
+    held = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()]
     found = {"bytes": sum(part.nbytes for part in held), "spares": sum(spares)}
     (folder / f"found.{rank}.json").write_text(json.dumps(found))
     return model, processor, held_out
