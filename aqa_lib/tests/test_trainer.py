@@ -320,6 +320,7 @@ def test_fsdp_refuses_what_it_cannot_do_in_a_sentence(model, processor, question
         ({}, "start several by torchrun"),
         ({"fsdp_config": {"cpu_offload": True}}, "leave offload out"),
         ({"reference": "streamed"}, "leave reference out"),
+        ({"cuda_graphs": True}, "leave cuda_graphs out"),
     ]:
         with pytest.raises(ValueError, match=reason):
             GRPOTrainer(model, processor, [length_reward], config(tmp_path, fsdp=True, **options), questions)
