@@ -155,7 +155,8 @@ def train(job: str, arguments: list[str]) -> None:
             questions, held_out = dataset.split(questions, run.held_out_fraction, config.seed)
     set_seed(config.seed)  # adapters start at random
     lora = {"r": int(run.lora_r)} if run.lora_r else None
-    policy, processor = model.load(run.model, run.dtype, config.device, run.train_parts, lora, run.quantization)
+    device = "cpu" if config.fsdp else config.device  # from where each process takes its part to its card
+    policy, processor = model.load(run.model, run.dtype, device, run.train_parts, lora, run.quantization)
     if job == "sft":
         trainer = SFTTrainer(policy, processor, config, questions, held_out)
     else:

@@ -111,7 +111,7 @@ def predict(
         ids = [question.id for question in questions]
         if first and (processes == 1 or Path(path).exists()):
             rows = predictions.resume(path, meta, ids)
-    batches = list(enumerate(sorted_batches(questions, batch_size)))
+    every = batches = list(enumerate(sorted_batches(questions, batch_size)))
     # A batch that a kill cut in two is answered again as a whole, so that resuming changes no answer.
     rows = parallel.gather(rows)[0]  # what the first process found
     batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
@@ -121,6 +121,8 @@ def predict(
             own = predictions.share_path(path, rank, processes)
             rows |= predictions.resume(own, meta, ids)
             batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
+    # Where the model is shared out all must ask as many batches: who has fewer asks the first of all again.
+    batches = [batch for batch, _ in parallel.in_step(model, batches, every[0])]
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import attention
+from . import attention, parallel
 from .attention import Answers
 from .model import backbone, embed, parts, positions
 from .rollout import Rollouts
@@ -90,6 +90,7 @@ def _places(order: Tensor, P: int, G: int, C: int) -> Tensor:
     return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
 
 
+@parallel.one_pass
 def completion_logps(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
 ) -> tuple[Tensor, Tensor]:

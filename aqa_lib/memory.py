@@ -28,7 +28,9 @@ TEXT_TOKENS = 30  # of a prompt, beside its clip
 FORWARD = 4  # a pass without gradients may hold so many times the tokens of one with
 TOKENS = 8192  # of a pass where memory is not known
 SHARE = 0.9  # of what is left is given to activations, whose count is an estimate
-ITEMS = ("weights", "gradients", "states", "reference", "autocast's copies", "cache", "activations", "logits")
+ITEMS = (
+    "weights", "gradients", "states", "reference", "autocast's copies", "gathered", "cache", "activations", "logits",
+)  # fmt: skip
 AUTO = {"master": "auto", "reference": "auto", "max_tokens_per_forward": None, "checkpoint_above": None}
 LOWERED = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_completion_length")
 
@@ -141,6 +143,7 @@ class Work:
     checkpointing: bool = False
     accumulates: bool = False
     whole: bool = False  # one pass for all questions, as SFT does
+    shards: int = 1  # processes that share the model out
 
     @classmethod
     def of(cls, args, anatomy: Anatomy, prompt: int | None = None) -> "Work":
@@ -157,6 +160,7 @@ class Work:
             checkpointing=args.gradient_checkpointing,
             accumulates=args.gradient_accumulation_steps > 1,
             whole=not hasattr(args, "num_generations"),
+            shards=args.world_size if args.fsdp else 1,
         )
 
     @property
@@ -204,18 +208,22 @@ def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, 
     place: where the reference is, None without one. tokens: at most in a pass; plain: at most without recomputing.
     """
     row, count = MASTERS[master], sum(a.learn)
-    copies = 2 * a.matrices if master == "fp32" and work.half else 0  # autocast's, of weights in float32
+    shared = work.shards > 1
+    copies = 2 * a.matrices if master == "fp32" and work.half and not shared else 0  # autocast's, of float32 weights
     narrow = 2 if work.half else row.width
     held = {
-        "weights": count * row.width + a.frozen,
-        "states": sum(row.states(n) for n in a.learn),
+        "weights": count * row.width / work.shards + a.frozen,
+        "states": sum(row.states(n) for n in a.learn) / work.shards,
         "reference": {
             None: 0,
-            "resident": a.matrices * narrow + (count - a.matrices) * row.width,
+            "resident": (a.matrices * narrow + (count - a.matrices) * row.width) / work.shards,
             "streamed": a.streamed * narrow,
         }[place],
     }
-    gradients, steps = {"gradients": count * row.width}, {"autocast's copies": copies}
+    gathered = shared * (a.streamed + a.vocab * a.hidden)  # weights: two layers, and what is in no layer
+    gradients = {"gradients": count * row.width / work.shards}
+    steps = {"autocast's copies": copies, "gathered": gathered * narrow}
+    backward = {"gathered": gathered * (2 * narrow + 4)}  # and their gradients, which are summed in float32
     carried = gradients if work.accumulates else {}  # from one batch of a step to the next
     forward = forward_per_token(a, work, master)
     logits = 14 * a.vocab * min(work.chunk, work.questions * work.generations * work.answer)
@@ -234,8 +242,8 @@ def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, 
     ahead = min(FORWARD * tokens, work.questions * work.row) * forward
     result = {
         "rollout": held | carried | steps | decoding(work.questions, work.generations),
-        "reference": held | carried | {"activations": ahead, "logits": logits},
-        "policy": held | gradients | steps | {"activations": saved, "logits": logits},
+        "reference": held | carried | {"gathered": gathered * narrow, "activations": ahead, "logits": logits},
+        "policy": held | gradients | steps | backward | {"activations": saved, "logits": logits},
         # a compiled or fused step needs nothing; the others a few copies of the largest tensor in float32
         "update": held | gradients | {"activations": 0 if master in ("fp32", "24bit") else 12 * max(a.learn)},
         "evaluation": held | steps | decoding(work.asked, 1),
@@ -273,14 +281,14 @@ def plan(a: Anatomy, work: Work, limit: float | None, args, device=None) -> Plan
     """
     masters = [args.master]
     if args.master == "auto":
-        masters = [name for name in MASTERS if device is None or not refusal(name, device, args.world_size)]
+        masters = [name for name in MASTERS if device is None or not refusal(name, device, args.world_size, args.fsdp)]
         if limit is None or not a.low:
             masters = ["fp32"]
     if a.adapters or not work.beta:
         places = [None]
     else:
         chosen = getattr(args, "reference", "auto")
-        places = ["resident", "streamed"] if chosen == "auto" else [chosen]
+        places = [chosen] if chosen != "auto" else ["resident"] if args.fsdp else ["resident", "streamed"]
     found = [_lay_out(a, work, limit, args, master, place) for master in masters for place in places]
     return next((p for p in found if p.fits), min(found, key=lambda p: p.peak))
 

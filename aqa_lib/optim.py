@@ -55,13 +55,16 @@ MASTERS = {  # what `auto` prefers comes first
 }
 
 
-def refusal(master: str, device: torch.device | str, processes: int = 1) -> str | None:
-    """Say in a sentence why a master cannot be used on a device, or in so many processes; None where it can."""
+def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: bool = False) -> str | None:
+    """Say in a sentence why a master cannot be used on a device, in so many processes, or shared out among them by
+    FSDP; None where it can."""
     if master not in MASTERS:
         return (
             f"master {master!r} is unknown; choose auto, {', '.join(MASTERS)}. Plain bfloat16 is not among them: at a "
             "learning rate of 1e-6 it rounds about 98 % of the updates away."
         )
+    if fsdp and master == "24bit":
+        return "master 24bit packs its states in a way that was not tried with fsdp; choose fp32 or kahan."
     row = MASTERS[master]
     if row.library and find_spec(row.library) is None:
         return f"master {master} needs {row.package}; pip install {row.package}, or choose another master."

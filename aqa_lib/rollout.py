@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
+from . import parallel
 from .model import Prompts, backbone, embed, parts, positions
 
 SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
@@ -104,6 +105,7 @@ def capture(step: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tenso
 
 
 @torch.no_grad()
+@parallel.one_pass
 def sample(
     model: nn.Module,
     processor,
@@ -165,15 +167,16 @@ def sample(
         ids[rows, lanes, step] = torch.where(open_[rows, lanes], token, pad)
         mask[rows, lanes, step] = open_[rows, lanes]
         open_[rows, lanes] &= ~torch.isin(token, ends)
-        if step == max_completion_length - 1 or not open_.any():
+        going = bool(open_.any())
+        if step == max_completion_length - 1 or not parallel.most(model, going):
             break
         alive = open_[rows, lanes].any(1)
-        if 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
+        if going and 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
             cache.batch_select_indices(alive.nonzero().squeeze(1))
             rows, lanes, owner, token = rows[alive], lanes[alive], owner[alive], token[alive]
         ended = ~open_[rows, lanes]
         most = int((~ended).sum(1).max())  # open answers of any prompt
-        if 4 * most <= 3 * lanes.shape[1]:  # a quarter of the places is idle everywhere: close them
+        if going and 4 * most <= 3 * lanes.shape[1]:  # a quarter of the places is idle everywhere: close them
             order = ended.long().argsort(dim=1, stable=True)[:, :most]
             lanes, token = lanes.gather(1, order), token.gather(1, order)
         new = slice(taken, taken := taken + lanes.shape[1])
@@ -187,7 +190,7 @@ def sample(
                 run, recorded = capture(decode_step, *inputs), token.shape
         logits = run(*inputs)
     model.train(training)
-    said = step + 1
+    said = int(mask.sum(-1).max())
     return Rollouts(prompts, ids[..., :said], mask[..., :said], ~open_)
 
 

@@ -359,7 +359,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
     @torch.no_grad()
     def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
         logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
-        for rows, _ in self._micro_batches(rollouts, learn=False):
+        batches = self._micro_batches(rollouts, learn=False)
+        for (rows, _), _ in parallel.in_step(model, batches, ([0], 0)):
             with self.accelerator.autocast():
                 part, _ = completion_logps(
                     model, rollouts.select(rows), self.args.temperature, self.args.logits_chunk_size
@@ -374,7 +375,8 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             rows = rows[(experience.advantages != 0).any(1).cpu()]
         num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
         sums: dict[str, Tensor] = defaultdict(float)
-        for part, tokens in self._micro_batches(rollouts, rows):
+        batches = self._micro_batches(rollouts, rows)
+        for (part, tokens), counts in parallel.in_step(model, batches, ([0], args.max_tokens_per_forward)):
             if args.gradient_checkpointing:
                 for module in model.modules():
                     if hasattr(module, "gradient_checkpointing"):
@@ -386,7 +388,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             old, ref = (
                 None if logp is None else logp[part, :, :width] for logp in (experience.old_logps, experience.ref_logps)
             )
-            loss, counts = grpo_loss(
+            loss, found = grpo_loss(
                 logps,
                 logps.detach() if old is None else old,
                 experience.advantages[part],
@@ -400,11 +402,13 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 num_completions,
                 num_tokens,
             )
-            loss = loss / self.current_gradient_accumulation_steps
+            loss = loss * counts / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
-            counts |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
+            if not counts:
+                continue
+            found |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
             seen += int(mask[part, :, :width].sum())
-            for name, value in counts.items():
+            for name, value in found.items():
                 sums[name] = sums[name] + value
         loss = sums.pop("loss", torch.zeros((), device=args.device))
         for name, value in sums.items():  # the entropy is that of the groups that were run

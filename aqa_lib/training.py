@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
@@ -101,16 +102,34 @@ def check_run(
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
         raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError("FSDP is not supported: every process holds the whole model; start it by torchrun alone.")
+    check_fsdp(model, args)
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
     keep_masters(model, args)
+
+
+def check_fsdp(model: nn.Module, args) -> None:
+    """Refuse what a model that is shared out cannot do, and keep accelerate from sharing it out in its own way."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError("accelerate's own FSDP does not fit this training; leave --use_fsdp out, and give --fsdp.")
+    if not args.fsdp:
+        return
+    for refused, sentence in [
+        (hasattr(model, "disable_adapter"), "fsdp is for weights that learn; adapters fit one card, leave it out."),
+        (args.fp16, "fsdp computes in bfloat16 or float32, not in float16; set bf16, or leave fsdp out."),
+        (getattr(args, "reference", "") == "streamed", "fsdp shares the reference out too; leave reference out."),
+        (getattr(args, "cuda_graphs", False), "fsdp gathers weights at each step of an answer; leave cuda_graphs out."),
+        (args.fsdp_config.get("cpu_offload"), "fsdp keeps weights on the cards; leave offload out."),
+        (args.world_size == 1, "fsdp shares a model out among processes; start several by torchrun."),
+    ]:
+        if refused:
+            raise ValueError(sentence)
+    args.fsdp_plugin_args = None
 
 
 def keep_masters(model: nn.Module, args) -> None:
     """Settle what memory decides, and turn weights of low precision that learn into float32 if they are kept so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if args.master != "auto" and (reason := optim.refusal(args.master, args.device, args.world_size)):
+    if args.master != "auto" and (reason := optim.refusal(args.master, args.device, args.world_size, args.fsdp)):
         raise ValueError(reason)
     memory.settle(memory.Anatomy.of(model), args)
     if args.master != "fp32":
@@ -196,6 +215,10 @@ class QuestionTrainer:
         if checkpoint:
             self._carry_on(Path(checkpoint))
             self.args.eval_on_start = False  # it was asked then
+        if self.args.fsdp:
+            for model in filter(None, (self.model, getattr(self, "ref_model", None))):
+                dtype = torch.bfloat16 if self.args.bf16 else None
+                parallel.shard(model, self.args.device, dtype, tower=not self._hearing.frozen)
         self.add_callback(stop)
         resume = "resume from the last checkpoint"
         too_large = (
@@ -222,6 +245,10 @@ class QuestionTrainer:
         """Keep accelerate from wrapping the model in DistributedDataParallel; `parallel` says why."""
         super().create_accelerator_and_postprocess()
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.args.fsdp:  # else it goes there in parts, when training starts
+            super()._move_model_to_device(model, device)
 
     def _get_output_dir(self, trial) -> str:
         return str(self._aside or super()._get_output_dir(trial))
@@ -297,11 +324,30 @@ class QuestionTrainer:
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the options as JSON: transformers pickles them, tokens for the hub and all."""
+        if self.args.fsdp and not self.args.should_save:
+            parallel.whole_weights(self.model)  # which the first process brings together from all
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)
             (folder / "training_args.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.fsdp and self.args.should_save:
+            state_dict = parallel.whole_weights(self.model)
+        super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.fsdp and not self.args.should_save:
+            self.optimizer.state_dict()  # as in save_model
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not (checkpoint and self.args.fsdp):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit the card
+        parallel.load_states(self.optimizer, read(Path(checkpoint) / "optimizer.pt", mmap=True))
+        self.lr_scheduler.load_state_dict(read(Path(checkpoint) / "scheduler.pt"))
 
     def _check(self, loss: Tensor, rows: list[dict]) -> None:
         """Keep a batch's loss for the log; stop the run where it is no number. rows: the batch, for a reader."""
@@ -314,6 +360,7 @@ class QuestionTrainer:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
         step, rows = self._batch
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         faults.refuse(float(norm), "gradient", step + 1, rows, self.args.output_dir)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -365,6 +412,7 @@ class QuestionTrainer:
                 **kwargs,
             )
             self.optimizer.register_step_pre_hook(self._check_gradients)
+            self.optimizer.register_state_dict_post_hook(parallel.whole_states)
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -374,7 +422,7 @@ class QuestionTrainer:
         none of them, says so in a warning, and goes on with the weights that it had. `from_pretrained` knows both.
         """
         model = model or self.model
-        if hasattr(model, "disable_adapter") or self.is_fsdp_enabled:
+        if hasattr(model, "disable_adapter"):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         options = {"dtype": "auto", "output_loading_info": True}
         saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
@@ -382,14 +430,14 @@ class QuestionTrainer:
             raise ValueError(
                 f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; take another."
             )
-        model.load_state_dict(saved.state_dict())
+        parallel.load_weights(model, saved.state_dict())
 
     def _load_best_model(self) -> None:
         if reason := checkpoints.fault(self.state.best_model_checkpoint):
             raise checkpoints.CheckpointError(
                 f"{self.state.best_model_checkpoint}, the best by held-out accuracy, {reason}; load another by hand."
             )
-        if hasattr(self.model, "disable_adapter") or self.is_fsdp_enabled:
+        if hasattr(self.model, "disable_adapter"):
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 

@@ -1,4 +1,7 @@
-"""What each process of test_parallel.py does: `torchrun --nproc_per_node 2 two_processes.py FOLDER`."""
+"""What each process of test_parallel.py does: `torchrun --nproc_per_node 2 two_processes.py FOLDER`.
+
+In FOLDER/two each process holds the model; in FOLDER/fsdp they share it out, and FOLDER/resumed goes on from there.
+"""
 
 import json
 import sys
@@ -6,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from aqa_lib import dataset, evaluation, parallel, predictions, pretrain
 from aqa_lib.sft import SFTConfig, SFTTrainer
@@ -29,8 +33,19 @@ def stop_at_second(append):
     return once
 
 
-def run(folder: Path, accumulate: int) -> None:
-    """Train three steps by GRPO and SFT; evaluate, be stopped, go on; leave what was found in `folder`."""
+def counted(in_step, spares):
+    """Count the passes that are run for the sake of the other process alone."""
+
+    def count(*args):
+        for item, counts in in_step(*args):
+            spares.append(not counts)
+            yield item, counts
+
+    return count
+
+
+def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path | None = None, **changes):
+    """Train three steps by GRPO and SFT; leave what was found in `folder`. Returns the last model."""
     processor = pretrain.build_processor()
     questions = dataset.read(folder.parent / "data" / "train.jsonl")
     held_out = dataset.read(folder.parent / "data" / "val.jsonl")
@@ -38,9 +53,11 @@ def run(folder: Path, accumulate: int) -> None:
         "max_steps": 3, "learning_rate": 1e-3, "per_device_train_batch_size": 2, "max_completion_length": 5,
         "gradient_accumulation_steps": accumulate, "logging_steps": 3, "logging_first_step": False, "eval_steps": 3,
         "save_steps": 3, "report_to": "none", "disable_tqdm": True,
-    }  # fmt: skip
-    for name in ("grpo", "sft"):
+    } | changes  # fmt: skip
+    rank, spares = parallel.place()[0], []
+    for name in names:
         model = pretrain.build_model(processor, seed=1)
+        model.generation_config.eos_token_id = [*range(0, 512, 4)]  # so answers end at different steps
         if name == "grpo":
             options = common | {"num_generations": 3, "beta": 0.1, "num_iterations": 1, "max_tokens_per_forward": 300}
             args = GRPOConfig(output_dir=str(folder / name), **options)
@@ -49,11 +66,20 @@ def run(folder: Path, accumulate: int) -> None:
             trainer = SFTTrainer(
                 model, processor, SFTConfig(output_dir=str(folder / name), **common), questions, held_out
             )
-        trainer.train()
-        rank, _ = parallel.place()
-        torch.save(model.state_dict(), folder / f"{name}.{rank}.pt")
+        with mock.patch.object(parallel, "in_step", counted(parallel.in_step, spares)):
+            trainer.train(resume and str(resume / name / "checkpoint-2"))
+        weights = parallel.whole_weights(model) if common.get("fsdp") else model.state_dict()
+        torch.save(weights, folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
+    held = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()]
+    found = {"bytes": sum(part.nbytes for part in held), "spares": sum(spares)}
+    (folder / f"found.{rank}.json").write_text(json.dumps(found))
+    return model, processor, held_out
+
+
+def evaluate(folder: Path, model, processor, held_out) -> None:
+    """Answer questions, be stopped, and go on."""
     asked = (model.eval(), processor, held_out, folder / "p.jsonl")
     with mock.patch.object(predictions, "append", stop_at_second(predictions.append)):
         try:
@@ -64,6 +90,13 @@ def run(folder: Path, accumulate: int) -> None:
     (folder / f"rows.{parallel.place()[0]}.json").write_text(json.dumps(rows))
 
 
+def both(folder: Path, accumulate: int) -> None:
+    evaluate(folder, *train(folder, accumulate))
+
+
 if __name__ == "__main__":
     parallel.start()
-    run(Path(sys.argv[1]), accumulate=1)
+    both(Path(sys.argv[1]) / "two", 1)
+    kept = {"fsdp": True, "save_steps": 2, "load_best_model_at_end": False}
+    train(Path(sys.argv[1]) / "fsdp", **kept)
+    train(Path(sys.argv[1]) / "resumed", names=["grpo"], resume=Path(sys.argv[1]) / "fsdp", **kept)

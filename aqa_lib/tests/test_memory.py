@@ -146,6 +146,17 @@ def test_the_report_fits_one_card(full, tmp_path):
     assert not memory.plan(full, work, 48 * GB, args).fits
 
 
+def test_four_cards_that_share_the_model_out_keep_float32_masters(full, tmp_path):
+    args = step(tmp_path, fsdp=True, master="fp32")
+    alone = Work.of(args, full)
+    four = replace(alone, shards=4, questions=4)
+    plans = [memory.plan(full, work, 80 * GB, args) for work in (alone, four)]
+    assert [plan.fits for plan in plans] == [False, True] and plans[1].place == "resident"
+    for item in ("weights", "gradients", "states"):
+        assert plans[1].phases["policy"][item] == pytest.approx(plans[0].phases["policy"][item] / 4, rel=1e-3)
+    assert plans[1].phases["rollout"]["gathered"] > 2 * 2 * full.vocab * full.hidden  # embeddings and head
+
+
 def test_short_rows_are_not_computed_again(full, tmp_path):
     """More memory, or fewer bytes a token, and activations are kept; without checkpointing all of them are."""
     args = step(tmp_path)

@@ -132,6 +132,7 @@ def test_a_master_that_cannot_be_is_refused_in_a_sentence(model, processor, ques
         monkeypatch.setattr(optim, "find_spec", lambda name: True)
         refused("24bit needs an NVIDIA GPU", master="24bit")
         assert "for one process" in optim.refusal("stochastic", DEVICE, processes=2)
+        assert "fp32 or kahan" in optim.refusal("24bit", "cuda", 2, fsdp=True)
         refused("kahan is for bfloat16 weights, not torch.float32", master="kahan")
         model.bfloat16()
         refused("kahan brings its own AdamW", master="kahan", optim="adafactor")

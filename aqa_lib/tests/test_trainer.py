@@ -315,10 +315,18 @@ def test_a_batch_is_pinned_for_a_gpu(prompts, monkeypatch):
     assert prompts.input_features.shape in pinned and len(pinned) == 4
 
 
-def test_sharded_weights_are_refused(model, processor, questions, tmp_path, monkeypatch):
+def test_fsdp_refuses_what_it_cannot_do_in_a_sentence(model, processor, questions, tmp_path, monkeypatch):
+    for options, reason in [
+        ({}, "start several by torchrun"),
+        ({"fsdp_config": {"cpu_offload": True}}, "leave offload out"),
+        ({"reference": "streamed"}, "leave reference out"),
+        ({"cuda_graphs": True}, "leave cuda_graphs out"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            GRPOTrainer(model, processor, [length_reward], config(tmp_path, fsdp=True, **options), questions)
     args = config(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch --use_fsdp does
-    with pytest.raises(ValueError, match="FSDP is not supported"):
+    with pytest.raises(ValueError, match="give --fsdp"):
         GRPOTrainer(model, processor, [length_reward], args, questions)
 
 
