@@ -68,6 +68,11 @@ class QuestionBatches:
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def sampler(self) -> "QuestionBatches":
+        """Where accelerate looks for `set_epoch` in a run of several processes; transformers 5.11 leaves it to that."""
+        return self
+
     def __len__(self) -> int:
         return self.size // (self.batch_size * self.batches_per_step) * self.batches_per_step * self.repeats
 

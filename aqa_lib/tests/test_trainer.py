@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import soundfile
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.testing import assert_close
 
 from aqa_lib import audio, evaluation, rollout, training
@@ -190,6 +191,21 @@ def test_batches_cover_an_epoch_once_and_repeat_whole_steps():
     assert list(batches) == drawn
     batches.set_epoch(1)
     assert list(batches) != drawn
+
+
+def test_an_epoch_has_its_own_order_in_every_process():
+    """As accelerate shares the batches out, which hands the epoch on to what it calls a sampler."""
+
+    def share(process):
+        loader = torch.utils.data.DataLoader(range(8), batch_sampler=QuestionBatches(8, 2, batches_per_step=2))
+        shared = prepare_data_loader(loader, num_processes=2, process_index=process)
+        shared.set_epoch(1)
+        return [batch.tolist() for batch in shared]
+
+    alone = QuestionBatches(8, 2, batches_per_step=2)
+    first = list(alone)
+    alone.set_epoch(1)
+    assert [batch for pair in zip(share(0), share(1), strict=True) for batch in pair] == list(alone) != first
 
 
 @pytest.mark.parametrize(
