@@ -18,8 +18,12 @@ trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
 python="$folder/venv/bin/python"
 "$python" -m pip install --quiet --disable-pip-version-check uv
-"$folder/venv/bin/uv" pip install --quiet --python "$python" --only-binary :all: --no-binary aqa-lib \
-    --torch-backend "${TORCH_BACKEND:-cpu}" --resolution "$resolution" '.[test]'
+install() {
+    "$folder/venv/bin/uv" pip install --quiet --python "$python" --only-binary :all: --no-binary aqa-lib \
+        --resolution "$resolution" "$@" '.[notebooks,test]'
+}
+install --torch-backend "${TORCH_BACKEND:-cpu}" \
+    || { echo "That build of torch cannot be had: trying the package index's own, several GB on Linux"; install; }
 "$folder/venv/bin/uv" pip list --quiet --python "$python"
 # The folder itself is not installed into: the tests import the code that lies here.
 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PYTHONPATH=$PWD "$python" -m pytest -p no:cacheprovider aqa_lib "$@"
