@@ -46,6 +46,7 @@ def test_unknown_style_is_named():
         ("<answer>dog</answer><answer>dog</answer>", None),
         ("<answer><answer>dog</answer></answer>", None),
         ("<answer>dog</answer></answer>", None),
+        ("<answer><answer>dog</answer>", None),
         ("<answer>dog", None),
         ("dog</answer>", None),
         ("</answer>dog<answer>", None),
@@ -111,6 +112,7 @@ def test_what_normalising_forgives(one, other, same):
         ("Dog", "dog", ("dog", "cat"), True),
         ("Dog", "dog", ("dog", "Dog"), False),  # only exact where folding would confuse two choices
         ("dog ", "dog", ("dog", "Dog"), True),
+        ("dog", " dog", (" dog", "Dog"), True),
         ("CAT", "cat", ("dog", "Dog", "cat"), True),
         ("?", "!", ("?", "!"), False),  # nothing is left of either
         ("!", "!", ("?", "!"), True),
@@ -120,6 +122,7 @@ def test_what_normalising_forgives(one, other, same):
         (None, "dog", ("dog", "cat"), False),
         ("", "", ("dog", "cat"), False),
         ("dog", "", ("dog", "cat"), False),  # a withheld answer is never right
+        (" ", "", ("dog", "cat"), False),
     ],
 )
 def test_matching_among_choices(reply, answer, choices, right):
