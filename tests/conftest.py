@@ -1,11 +1,11 @@
-"""Run a notebook for a test."""
+"""Run a notebook, or make a small world, for a test."""
 
 import re
 
 import nbformat
 import pytest
 
-from aqa_lib import notebook
+from aqa_lib import notebook, pretrain, synth
 
 
 def allowed(cell) -> int:
@@ -25,3 +25,14 @@ def run():
         return notebook.run(book, environment, allowed)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with an untrained model and a few questions in each form: three steps an epoch."""
+    folder = tmp_path_factory.mktemp("world")
+    synth.write(folder / "data", train=12, validation=4, test=12)
+    processor = pretrain.build_processor()
+    pretrain.build_model(processor).save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    return folder

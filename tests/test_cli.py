@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from aqa_lib import pretrain, synth
 from aqa_lib.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,17 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "aqa_lib", *arguments]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A folder with an untrained model and a few questions in each form."""
-    folder = tmp_path_factory.mktemp("world")
-    synth.write(folder / "data", train=12, validation=6, test=6)
-    processor = pretrain.build_processor()
-    pretrain.build_model(processor).save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    return folder
 
 
 def training(world, output, *more):
@@ -64,7 +52,7 @@ def test_train_resume_evaluate_score_compare(world, tmp_path):
         assert "silent" in made.stdout and "shuffled" in made.stdout
     files = [str(tmp_path / "base.jsonl"), str(tmp_path / "grpo.jsonl")]
     scored = shell("score", *files, "--json")
-    assert [report["n"] for report in json.loads(scored.stdout)] == [6, 6]
+    assert [report["n"] for report in json.loads(scored.stdout)] == [12, 12]
     compared = shell("compare", *files)
     assert compared.returncode == 0 and "grpo" in compared.stdout
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqa_lib import checkpoints, pretrain, synth
+from aqa_lib import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCK = ("time", "runtime", "per_second")  # what a clock measured differs from run to run
@@ -39,17 +39,6 @@ def job(tmp_path_factory):
 
         yield run
         nursery.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """An untrained model, and questions for three steps an epoch."""
-    folder = tmp_path_factory.mktemp("world")
-    synth.write(folder / "data", train=12, validation=4, test=12)
-    processor = pretrain.build_processor()
-    pretrain.build_model(processor).save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    return folder
 
 
 def training(world, output, *more):

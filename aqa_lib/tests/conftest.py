@@ -61,23 +61,23 @@ def length_reward(prompts, completions, **columns):
     return [-float(len(completion[0]["content"])) for completion in completions]
 
 
+SHORT = {  # two steps, and nothing but the metrics written
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 4,
+    "max_completion_length": 6,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "eval_on_start": False,
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
 def config(folder, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 4,
-        "num_generations": 4,
-        "max_completion_length": 6,
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "eval_on_start": False,
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return GRPOConfig(**defaults | options)
+    return GRPOConfig(str(folder), **SHORT | {"num_generations": 4} | options)
 
 
 @pytest.fixture

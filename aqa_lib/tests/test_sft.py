@@ -10,25 +10,12 @@ from aqa_lib import model as models
 from aqa_lib import prompt, sft
 from aqa_lib.dataset import Question
 from aqa_lib.rollout import end_ids
+from aqa_lib.tests.conftest import SHORT
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer
 
 
 def config(folder, **options):
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 2,
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": 4,
-        "max_completion_length": 6,
-        "logging_steps": 1,
-        "eval_strategy": "no",
-        "eval_on_start": False,
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return sft.SFTConfig(**defaults | options)
+    return sft.SFTConfig(str(folder), **SHORT | options)
 
 
 @pytest.fixture
