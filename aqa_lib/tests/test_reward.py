@@ -18,6 +18,7 @@ TABLE = [
     ("<answer>cat</answer>", (0, 1), (0, 1)),
     ("dog", (1, 0), (1, 0)),
     ("It is <answer>dog</answer>", (1, 0), (1, 0)),
+    ("<answer>dog</answer> it is", (1, 0), (1, 0)),
     ("<think>woof</think><answer>dog</answer>", (1, 0), (1, 0)),
     ("<answer>Dog</answer>", (0, 1), (1, 1)),  # fault: case
     ("<answer>dog.</answer>", (0, 1), (1, 1)),  # fault: punctuation
@@ -53,6 +54,8 @@ THINKING = [
     ("<think><answer>cat</answer></think><answer>dog</answer>", 1, 0),
     ("<think>woof</think><answer><think>dog</answer>", 1, 0),
     ("<think>woof</think>so<answer>dog</answer>", 0, 0),
+    ("so <think>woof</think><answer>dog</answer>", 0, 0),
+    ("<think>woof</think><answer>dog</answer> so", 0, 0),
     ("<answer>dog</answer><think>woof</think>", 0, 0),
     ("<answer>dog</answer>", 0, 0),
     ("<think>woof<answer>dog</answer></think>", 0, 0),
@@ -75,6 +78,7 @@ def test_accuracy_and_format(reply, faithful, strict, conversational):
         [faithful[1]],
     )
     assert (reward.accuracy(**batch), reward.format(**batch)) == ([strict[0]], [strict[1]])
+    assert {type(score) for function in reward.REWARDS for score in function(**batch)} == {float}
 
 
 @pytest.mark.parametrize("reply, faithful, strict", THINKING)
@@ -156,6 +160,7 @@ def test_get_finds_our_rewards_and_anybodys():
     [
         ("acuracy", "'acuracy' is unknown: choose accuracy, format"),
         ("trl.rewards:", "is unknown"),
+        (":think_format_reward", "is unknown"),
         ("no_such_module:f", "cannot be loaded: No module named 'no_such_module'"),
         ("aqa_lib.reward:none", "cannot be loaded: .* has no attribute 'none'"),
         ("aqa_lib.reward:THINK", "is a str: name a function"),
@@ -174,13 +179,13 @@ def test_math_verify_only_where_asked_for(monkeypatch):
 
     batch = {
         "prompts": None,
-        "completions": ["1:3", "crash", "1:1", "2"],
-        "answer": ["1:1", "crash", "1:1", "3"],
+        "completions": ["1:3", "crash", "1:1", "2", "crash"],
+        "answer": ["1:1", "crash", "1:1", "3", "cow"],
     }
     monkeypatch.setitem(sys.modules, "math_verify", None)  # as if not installed
-    assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0]
+    assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0, 0]
     with pytest.raises(ImportError, match="pip install math-verify"):
         reward.faithful_accuracy(**batch, math_verify=True)
     monkeypatch.setitem(sys.modules, "math_verify", SimpleNamespace(parse=str, verify=verify))
-    assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0]
-    assert reward.faithful_accuracy(**batch, math_verify=True) == [1, 1, 1, 0]
+    assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0, 0]
+    assert reward.faithful_accuracy(**batch, math_verify=True) == [1, 1, 1, 0, 0]
