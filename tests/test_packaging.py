@@ -104,6 +104,15 @@ def test_every_import_of_the_package_is_declared():
     assert not unknown, "\n".join([*unknown, "declare it in pyproject.toml, and pin it in environment.yml"])
 
 
+def test_nothing_that_was_read_is_run_as_code():
+    unsafe = re.compile(
+        r"(?<![.\w])(?:eval|exec)\(|\b(?:import|from) (?:pickle|dill|joblib|shelve)\b|\bnp\.load\("
+        r"|torch\.load\((?!.*weights_only=True)|trust_remote_code\W+True|shell=True"
+    )
+    found = {path.name: unsafe.findall(path.read_text()) for path in (ROOT / "aqa_lib").glob("*.py")}
+    assert len(found) > 40 and not any(found.values()), {name: what for name, what in found.items() if what}
+
+
 def test_make_targets_in_the_readme_exist():
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"(?:`|^\s*\$? *)make ([a-z]+)", readme, re.MULTILINE))
