@@ -65,6 +65,7 @@ PLACES = {
     "replacing a file": (os, "replace"),
     "half a line": (predictions, "append", half_a_line),
     "Ctrl-C": (rollout, "draw", interrupted),
+    "Ctrl-C before a line": (predictions, "append", interrupted),
 }
 
 
