@@ -70,6 +70,14 @@ def test_shared_prompts_equal_repeated_ones(model, request, length, checkpointin
     assert not entropies.requires_grad
 
 
+@pytest.mark.parametrize(("chunk_size", "times"), [(7, 2), (1024, 1)])
+def test_logits_are_held_for_one_chunk_and_computed_again(model, rollouts, chunk_size, times):
+    seen = []
+    model.lm_head.register_forward_hook(lambda head, inputs, output: seen.append(len(output)))
+    completion_logps(model, rollouts, chunk_size=chunk_size)[0].sum().backward()
+    assert max(seen) <= chunk_size and sum(seen) == times * rollouts.mask.sum()
+
+
 def test_groups_and_prompts_do_not_see_each_other(model, rollouts):
     """Changing one answer changes no other answer's log-probabilities."""
     with torch.no_grad():
@@ -165,6 +173,23 @@ def test_loss_by_hand(loss_type, expected):
     assert loss.item() == pytest.approx(expected)
     assert sums["clip_ratio"].item() == 1  # the first token alone is clipped
     loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"), [("grpo", -1.7 / 2 / 2), ("bnpo", -1.7 / 2), ("dapo", -1.7 / 2), ("dr_grpo", -1.7 / 20)]
+)
+def test_an_answer_without_tokens_adds_nothing(loss_type, expected):
+    logps, old, advantages, _ = fixed()
+    for counted, total in (([[1, 1], [0, 0]], expected), (torch.zeros(2, 2), 0)):
+        mask = torch.as_tensor(counted)
+        loss, _ = grpo_loss(logps, old, advantages, mask, beta=0, loss_type=loss_type, max_completion_length=10)
+        assert loss.item() == pytest.approx(total)
+
+
+def test_the_defaults_are_the_reports():
+    ours, _ = grpo_loss(*fixed(), torch.zeros(2, 2))
+    told, _ = grpo_loss(*fixed(), torch.zeros(2, 2), beta=0.04, epsilon=0.2, epsilon_high=0.2, loss_type="grpo")
+    assert ours == told
 
 
 def test_a_clipped_token_has_no_gradient():
