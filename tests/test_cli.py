@@ -72,6 +72,7 @@ MISTAKES = {
     "value": (["train", "--num_generations", "1"], "num_generations must be at least 2"),
     "file": (["train", "--train", "nowhere.jsonl"], "nowhere.jsonl"),
     "model": (["train", "--model", "no/such-folder"], "no model could be loaded"),
+    "memory": (["train", "--memory", "24", "--model", "no/such-folder"], "no model could be loaded"),
     "part": (["train", "--train_parts", "ear"], "no part named ear"),
     "rank": (["train", "--lora_r", "0"], "lora_r '0' is no rank"),
     "reward": (["train", "--rewards", "kindness"], "kindness"),

@@ -111,6 +111,13 @@ def test_temperature_divides_the_logits(model, rollouts):
         assert_close(ours, repeated_logps(model, rollouts), atol=2e-5, rtol=1e-5)
 
 
+def test_low_precision_is_summed_in_float32():
+    head, hidden = torch.nn.Linear(8, 16, dtype=torch.bfloat16), torch.randn(3, 8, dtype=torch.bfloat16)
+    logps, entropies = losses._logps(head, hidden, torch.tensor([0, 7, 15]), 1.0)
+    assert logps.dtype == entropies.dtype == torch.float32
+    assert_close(logps, head(hidden).float().log_softmax(1)[range(3), [0, 7, 15]])
+
+
 def test_entropy_of_a_uniform_head_is_log_v(model, rollouts):
     with torch.no_grad():
         model.lm_head.weight.zero_()

@@ -1,8 +1,9 @@
-import shutil
+import copy
 
 import pytest
 import torch
-from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2ForCausalLM
 
 from aqa_lib import audio, prompt
 from aqa_lib import model as models
@@ -181,6 +182,15 @@ def test_a_foreign_tokenizer_is_refused(model, processor):
     with pytest.raises(ModelError, match="disagree"):
         models.check_model(model, processor)
 
+    other = copy.deepcopy(processor)
+    other.audio_token = "<|sound|>"
+    with pytest.raises(ModelError, match=r"does not know '<\|sound\|>'"):
+        models.check_model(model, other)
+    other.tokenizer.add_tokens([f"<{n}>" for n in range(len(model.get_input_embeddings().weight))])
+    other.audio_token, model.config.audio_token_index = processor.audio_token, processor.audio_token_id
+    with pytest.raises(ModelError, match=r"\d+ tokens but \d+ embeddings"):
+        models.check_model(model, other)
+
 
 def test_known_bad_transformers_are_refused(monkeypatch, folder):
     monkeypatch.setattr(models, "version", lambda package: "5.10.2")
@@ -200,10 +210,21 @@ def test_mistakes_are_told_in_one_sentence(folder, tmp_path, monkeypatch):
         with pytest.raises(ModelError, match="no model could be loaded") as error:
             models.load(name)
         assert "\n" not in str(error.value)
-    shutil.copytree(folder, tmp_path / "text")
-    (tmp_path / "text" / "config.json").write_text('{"model_type": "qwen2"}')
-    with pytest.raises(ModelError):
-        models.load(tmp_path / "text")
+
+
+def test_a_text_model_is_refused(model, processor, tmp_path):
+    Qwen2ForCausalLM(model.config.text_config).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no model could be loaded"):
+        models.load(tmp_path)
+
+
+def test_lost_weights_are_named(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["multi_modal_projector.linear.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights are missing, \S*projector.linear.weight among them"):
+        models.load(folder)
 
 
 def test_audio_markup_in_a_question_is_refused(processor, questions, clips):

@@ -21,6 +21,13 @@ def test_an_unknown_name_lists_the_known_ones(monkeypatch):
         scale.get()
 
 
+@pytest.mark.parametrize("steps", ["0", "-3", "many"])
+def test_no_number_of_steps_is_refused(monkeypatch, steps):
+    monkeypatch.setenv(scale.SHORTER, steps)
+    with pytest.raises(ValueError, match=f"='{steps}' is no number of steps; give 1 or more"):
+        scale.get("tiny")
+
+
 def test_a_scale_is_frozen():
     with pytest.raises(FrozenInstanceError):
         scale.get("tiny").name = "big"

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser
 from aqa_lib import model as models
 from aqa_lib import prompt, sft
 from aqa_lib.dataset import Question
+from aqa_lib.faults import RunError
 from aqa_lib.rollout import end_ids
 from aqa_lib.tests.conftest import SHORT
 from aqa_lib.trainer import GRPOConfig, GRPOTrainer
@@ -194,6 +195,15 @@ def test_options_parse_and_have_help():
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, options, reason):
     with pytest.raises(ValueError, match=reason):
         config(tmp_path, **options)
+
+
+def test_a_full_gpu_gives_advice(train, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(sft, "completion_logps", full)
+    with pytest.raises(RunError, match="lower per_device_train_batch_size from 4 to 2 and raise .* from 1 to 2, which"):
+        train()
 
 
 def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, tmp_path):

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from aqa_lib import audio, evaluation, rollout, training
 from aqa_lib import model as models
+from aqa_lib.checkpoints import CheckpointError
 from aqa_lib.tests.conftest import config, length_reward
 from aqa_lib.trainer import GRPOTrainer
 from aqa_lib.training import QuestionBatches
@@ -164,6 +165,9 @@ def test_the_best_held_out_checkpoint_is_kept(train, questions, tmp_path, monkey
     held_out = [row for row in trainer.state.log_history if "eval_accuracy" in row]
     assert [row["step"] for row in held_out] == [0, 1, 2, 3]
     assert {"eval_format", "eval_length", "eval_accuracy_sound"} <= set(held_out[0])
+    (tmp_path / "checkpoint-2" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="checkpoint-2, the best by held-out accuracy, has 0 bytes"):
+        trainer._load_best_model()
 
 
 def test_a_reward_may_not_apply(train):
