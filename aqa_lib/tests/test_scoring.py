@@ -54,6 +54,9 @@ def test_every_rule_by_hand():
         "2 predictions hold no words; they count as wrong.",
     )
     assert report.data.startswith("unknown data (")
+    assert scoring.score(ROWS[:2]).notes == ()
+    told = scoring.score([row(0, "<answer>dog</answer>", official="<answer>dog</answer>")]).notes
+    assert told == ("the official rule reads 1 outputs with their <answer> tags as they stand.",)
 
 
 def test_a_run_that_was_killed_counts_what_it_did_not_reach_as_wrong():
@@ -72,6 +75,8 @@ def test_withheld_answers_give_no_score_and_no_crash():
     assert "withheld" in report.markdown() and json.dumps(report.to_dict(), allow_nan=False)
     some = scoring.score([*ROWS, row(9, "dog", answer="")])
     assert some.official.n == 7 and some.n == 8
+    counted = {"settings": {}, "labels": {}, "counts": {"task": {"sound": 4, "music": 4}}}
+    assert scoring.score(Predictions("p", [*ROWS, row(9, "dog", answer="")], counted)).official.n == 7
 
 
 def test_the_prompt_decides_which_form_was_asked_for():
@@ -83,11 +88,14 @@ def test_the_prompt_decides_which_form_was_asked_for():
 def test_what_is_printed_and_what_is_json():
     report = scoring.score(ROWS)
     text = report.markdown()
+    assert "\n\n| | n | official rule | strict |\n|---|---|---|---|\n| task: " in text
     assert "| task: music | 4 | 0.0 [0.0, 49.0] | 0.0 [0.0, 49.0] |" in text
     assert "| **all** | 7 | **28.6 [8.2, 64.1]** | **14.3 [2.6, 51.3]** |" in text
     assert "| first choice always | | 100.0 | |" in text and "| uniform guess | | 50.0 | |" in text
     assert "Note: 1 of 7 questions have no prediction" in text
+    assert "Replies: 33.3 [9.7, 70.0] unreadable, 33.3 [9.7, 70.0] read but none of the choices, 50.0 [" in text
     made = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert made["official"]["percent"] == pytest.approx(200 / 7)
     assert made["official"]["right"] == 2 and made["by"]["task"]["sound"]["strict"]["n"] == 3
     assert math.isnan(scoring.Rate(0, 0).percent) and scoring.Rate(0, 0).to_dict() == {"right": 0, "n": 0}
 
