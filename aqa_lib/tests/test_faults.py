@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -133,6 +135,37 @@ def test_a_full_disk_loses_nothing_that_was_written(train, model, tmp_path, monk
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / checkpoints.ASIDE).exists() and not (tmp_path / "checkpoint-2").exists()
     assert train(resume=True, max_steps=2, **options).state.global_step == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 20 MB, which one checkpoint of the tests' model and optimizer fits, and two do not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs takes Linux and its superuser")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(train, small_disk):
+    """A run stops at the checkpoint that does not fit, keeps the one before, and goes on once there is room."""
+    options = {"folder": small_disk, "save_strategy": "steps", "save_steps": 1, "max_steps": 3, "save_total_limit": 1}
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2 could not be saved \(the disk is full\); checkpoint-1 and"
+    ):
+        train(**options)
+    assert checkpoints.fault(small_disk / "checkpoint-1") is None
+    assert sorted(path.name for path in small_disk.glob("checkpoint-*")) == ["checkpoint-1"]
+    subprocess.run(["mount", "-o", "remount,size=60m", str(small_disk)], check=True)
+    assert train(resume=True, **options).state.global_step == 3
+
+
+def test_a_disk_that_can_only_be_read(train, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(RunError, match="cannot be written to .*; choose another folder"):
+        train(folder=small_disk)
 
 
 def test_a_damaged_checkpoint_is_passed_over(train, tmp_path, caplog):
