@@ -98,12 +98,20 @@ def last_whole(run: str | Path) -> Path | None:
 
 def not_saved(run: Path, name: str, error: Exception) -> CheckpointError:
     """Word why a checkpoint could not be written; what was half written is removed."""
+    # torch speaks of an unexpected position where a disk is full
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or _no_space(run)
     shutil.rmtree(run / ASIDE, ignore_errors=True)
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
     reason = "the disk is full" if full else (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     left = in_order(run)
     safe = f"{left[-1].name} and all before it are safe" if left else "no earlier one is there"
     return CheckpointError(f"{run / name} could not be saved ({reason}); {safe}: make room, then resume.")
+
+
+def _no_space(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 2**20
+    except OSError:
+        return False
 
 
 def _list(folder: Path) -> dict:

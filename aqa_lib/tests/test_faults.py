@@ -146,7 +146,7 @@ def small_disk(tmp_path):
     if not shutil.which("mount") or subprocess.run(mounted, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs takes Linux and its superuser")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the failed save is still open
 
 
 def test_a_disk_that_is_really_full(train, small_disk):
