@@ -217,6 +217,8 @@ def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: in
     wave = torch.nn.functional.pad(wave, (0, padded - len(wave)))
     spectrum = torch.stft(wave, N_FFT, HOP, window=_window(), return_complex=True)  # (201, frames + 2 or more)
     spectrum = spectrum[:, : min(frames + 2, whole // HOP)]
-    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)  # abs() ** 2 takes a root: 4 times slower
-    log = torch.sparse.mm(_sparse_filters(num_mel_bins), power.contiguous()).clamp_(min=1e-10).log10_()  # (M, L + 2)
-    return torch.maximum(log, log.max() - 8.0).add_(4.0).div_(4.0)
+    # abs() ** 2 would take a root, and new memory for every step costs as much as the step
+    power = torch.mul(spectrum.real, spectrum.real, out=torch.empty(spectrum.shape))
+    power.addcmul_(spectrum.imag, spectrum.imag)
+    log = torch.sparse.mm(_sparse_filters(num_mel_bins), power).clamp_(min=1e-10).log10_()  # (M, L + 2)
+    return log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)
