@@ -215,8 +215,9 @@ def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: in
     # Zeros up to where the last frame's window ends, but never past the chunk: there Whisper reflects instead.
     padded = min((frames + 1) * HOP + N_FFT // 2 + 1, whole)
     wave = torch.nn.functional.pad(wave, (0, padded - len(wave)))
-    spectrum = torch.stft(wave, N_FFT, HOP, window=_window(), return_complex=True)  # (201, frames + 2 or more)
-    spectrum = spectrum[:, : min(frames + 2, whole // HOP)]
+    wave = torch.nn.functional.pad(wave[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
+    windows = wave.unfold(0, N_FFT, HOP)[: min(frames + 2, whole // HOP)]  # (L + 2, 400)
+    spectrum = torch.fft.rfft(windows * _window()).T  # (201, L + 2)
     # abs() ** 2 would take a root, and new memory for every step costs as much as the step
     power = torch.mul(spectrum.real, spectrum.real, out=torch.empty(spectrum.shape))
     power.addcmul_(spectrum.imag, spectrum.imag)
