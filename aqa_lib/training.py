@@ -368,6 +368,10 @@ class QuestionTrainer:
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         faults.refuse(float(norm), "gradient", step + 1, rows, self.args.output_dir)
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm  # else torch 2.9 logs one process's part
+
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
         batches = QuestionBatches(

@@ -43,6 +43,7 @@ SIGNATURES = [
     (Trainer._save_checkpoint, "model trial", "training: saving aside"),
     (Trainer._get_output_dir, "trial", "training: saving aside"),
     (Trainer._load_from_checkpoint, "resume_from_checkpoint model", "training: Qwen2-Audio's names"),
+    (Trainer._clip_grad_norm, "model", "training: the norm of what is shared out"),
     (Trainer._load_best_model, "", "training: Qwen2-Audio's names"),
     (transformers.TrainerState.save_to_json, "json_path", "training: saving aside"),
     (transformers.HfArgumentParser.parse_args_into_dataclasses, "args return_remaining_strings", "__main__"),
