@@ -110,5 +110,6 @@ def test_readme_shows_the_kept_figures(kind):
     text = (HERE / f"{kind}.json").read_text()
     record = json.loads(text)
     assert record["kind"] == kind and record["environment"]["commit"]
+    assert record["machine"]["threads"] == 1  # as the README says; more would count for and against both sides
     assert bench.markdown(kind, record["rows"]) in (HERE.parents[1] / "README.md").read_text()
     assert not re.search(r'": "/', text), "a path of the machine is in the record"
