@@ -132,6 +132,15 @@ def in_step(model: nn.Module, items: Iterable, spare: Any) -> Iterator[tuple[Any
         yield (items[index], True) if index < len(items) else (spare, False)
 
 
+def whole(value: Any) -> Any:
+    """Bring a shared-out tensor together in every process; anything else is given back.
+
+    >>> whole(1.5)
+    1.5
+    """
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     """Bring a shared-out model's weights together, in the host memory of the first process; others get none."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -149,11 +158,11 @@ def whole_states(optimizer: torch.optim.Optimizer, states: dict) -> dict:
     """Bring an optimizer's states together in the first process, as if nothing were shared out; a hook of its
     `state_dict`, which all processes must call."""
 
-    def whole(shards: DTensor) -> Tensor | None:
-        tensor = shards.full_tensor()
+    def in_first(shards: DTensor) -> Tensor | None:
+        tensor = whole(shards)
         return None if place()[0] else tensor.cpu()
 
-    return tree_map_only(DTensor, whole, states)
+    return tree_map_only(DTensor, in_first, states)
 
 
 def load_states(optimizer: torch.optim.Optimizer, states: dict) -> None:

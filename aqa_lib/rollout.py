@@ -133,7 +133,8 @@ def sample(
     training = model.training
     model.eval()
 
-    P, width = prompts.input_ids.shape[1], prompts.input_ids.shape[1] + G * (max_completion_length - 1)
+    P = prompts.input_ids.shape[1]
+    width = P + G * (max_completion_length - 1)
     cache = Cache(layers=[Room(width) for _ in range(lm.config.num_hidden_layers)])
     prompt_mask = prompts.attention_mask.bool()  # (B, P)
     hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask), cache)

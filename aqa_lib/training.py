@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
@@ -365,12 +364,10 @@ class QuestionTrainer:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
         step, rows = self._batch
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        faults.refuse(float(norm), "gradient", step + 1, rows, self.args.output_dir)
+        faults.refuse(float(parallel.whole(norm)), "gradient", step + 1, rows, self.args.output_dir)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm = super()._clip_grad_norm(model)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm  # else torch 2.9 logs one process's part
+        return parallel.whole(super()._clip_grad_norm(model))  # torch 2.9 would log one process's part
 
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
