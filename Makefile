@@ -28,10 +28,10 @@ test: .venv/.test  ## run the unit tests, the doctests and the tests of the whol
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile aqa_lib tests $(ARGS)
 
 cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with the libraries of the cuda extra
-	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/test_optim.py aqa_lib/tests/test_four_bit.py $(ARGS)
+	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/large/test_masters.py aqa_lib/tests/large/test_four_bit.py $(ARGS)
 
 notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
-	.venv/bin/python -m aqa_lib.notebook $(ARGS)
+	.venv/bin/python -m aqa_lib.course.render $(ARGS)
 
 lint: .venv/.lint  ## check style and format with ruff
 	.venv/bin/ruff check .

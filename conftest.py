@@ -25,7 +25,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 def pytest_sessionstart(session):
     """Make the tiny world before several workers (`-n`) would, each over the other's."""
     if session.config.getoption("numprocesses", None):
-        from aqa_lib import scale, synth
+        from aqa_lib import scale
+        from aqa_lib.tiny import synth
 
         synth.write(scale.TINY)
 

@@ -136,9 +136,11 @@ def train(job: str, arguments: list[str]) -> None:
     """Run `python -m aqa_lib train` or `sft`."""
     from transformers import set_seed
 
-    from . import checkpoints, dataset, mmau, model, reward
+    from . import dataset, model, reward
+    from .grpo import GRPOConfig, GRPOTrainer
+    from .results import mmau
+    from .runtime import checkpoints
     from .sft import SFTConfig, SFTTrainer
-    from .trainer import GRPOConfig, GRPOTrainer
 
     scale, run, config = parse_training(job, SFTConfig if job == "sft" else GRPOConfig, arguments)
     print(f"{scale}\ntraining {run.model} on {run.train}, into {config.output_dir}")
@@ -175,14 +177,14 @@ def train(job: str, arguments: list[str]) -> None:
 
 def refuse_too_large(run: TrainArguments, config) -> None:
     """Refuse a run that will not fit its device, before its model is loaded."""
-    from . import memory
+    from .large import planner
 
-    if memory.card(config):
+    if planner.card(config):
         try:
-            shape = memory.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
+            shape = planner.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
         except (OSError, ValueError):
             return  # loading says what is wrong
-        memory.settle(memory.Anatomy.of(shape, run.quantization), copy(config))
+        planner.settle(planner.Anatomy.of(shape, run.quantization), copy(config))
 
 
 def plan(arguments: list[str]) -> None:
@@ -192,18 +194,18 @@ def plan(arguments: list[str]) -> None:
     parser.add_argument("--scale", default=scales.get().name, help=f"one of {', '.join(scales.SCALES)}")
     parser.add_argument("--prompt", type=int, help="tokens of a prompt; those of the longest clip if not given")
     args, rest = parser.parse_known_args(arguments)
-    from . import memory
-    from .trainer import GRPOConfig
+    from .grpo import GRPOConfig
+    from .large import planner
 
     scale, run, config = parse_training("train", GRPOConfig, rest, scales.get(args.scale))
-    shape = memory.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
-    anatomy = memory.Anatomy.of(shape, run.quantization)
-    limit = (config.memory or scale.memory or 0) * memory.GB or memory.card(config)
-    work = memory.Work.of(config, anatomy, args.prompt)
-    made = memory.plan(anatomy, work, limit, config)
-    print(f"{scale.name}: {run.model}\n{memory.table(made, anatomy, work)}")
+    shape = planner.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
+    anatomy = planner.Anatomy.of(shape, run.quantization)
+    limit = (config.memory or scale.memory or 0) * planner.GB or planner.card(config)
+    work = planner.Work.of(config, anatomy, args.prompt)
+    made = planner.plan(anatomy, work, limit, config)
+    print(f"{scale.name}: {run.model}\n{planner.table(made, anatomy, work)}")
     if not made.fits:
-        print(f"To make it fit: {memory.advice(anatomy, config, limit, prompt=args.prompt)}.")
+        print(f"To make it fit: {planner.advice(anatomy, config, limit, prompt=args.prompt)}.")
 
 
 def demo(arguments: list[str]) -> None:
@@ -213,7 +215,7 @@ def demo(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     parser.add_argument("--max_steps", type=int, help="optimizer steps; the scale's own number if not given")
     args = parser.parse_args(arguments)
-    from .demo import run
+    from .course.demo import run
 
     options = {"max_steps": args.max_steps} if args.max_steps else {}
     print(run(args.output_dir, args.seed, **options))
@@ -278,7 +280,9 @@ def evaluate(arguments: list[str]) -> None:
         help="leave bad rows out, and count clips that cannot be used as wrong",
     )
     args = parser.parse_args(arguments)
-    from . import cli_evaluation, dataset, evaluation, model, parallel
+    from . import dataset, evaluation, model
+    from .cli import results
+    from .runtime import distributed
 
     print(scale)
     ensure_tiny(args.questions)
@@ -300,9 +304,9 @@ def evaluate(arguments: list[str]) -> None:
     evaluation.predict(policy, processor, questions, args.output, **options)
     if args.controls:
         evaluation.predict_controls(policy, processor, questions, args.output, **options)
-    if parallel.place()[0] == 0:
+    if distributed.place()[0] == 0:
         scored = {"files": [Path(args.output)], "json": False, "questions": None, "official": None}
-        cli_evaluation.run_score(argparse.Namespace(**scored))
+        results.run_score(argparse.Namespace(**scored))
 
 
 def prepare(arguments: list[str]) -> None:
@@ -327,7 +331,8 @@ def prepare(arguments: list[str]) -> None:
 
 def _other(job: str, arguments: list[str]) -> None:
     """Run a job that another module defines by `add_JOB_arguments` and `run_JOB`."""
-    module = import_module(f".{job if job in ('study', 'ablation', 'bench') else 'cli_evaluation'}", __package__)
+    homes = {"study": ".course.study", "ablation": ".results.ablation", "bench": ".bench"}
+    module = import_module(homes.get(job, ".cli.results"), __package__)
     parser = _parser(job)
     getattr(module, f"add_{job}_arguments")(parser)
     getattr(module, f"run_{job}")(parser.parse_args(arguments))
@@ -352,13 +357,13 @@ def _mapping(text: str) -> dict[str, str]:
 
 def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips where a path asks for them and they are not there."""
-    from . import parallel
+    from .runtime import distributed
 
-    if Path(path).resolve().parent == scales.TINY and parallel.place()[0] == 0:
-        from . import synth
+    if Path(path).resolve().parent == scales.TINY and distributed.place()[0] == 0:
+        from .tiny import synth
 
         synth.write(scales.TINY)
-    parallel.gather(None)  # the others wait
+    distributed.gather(None)  # the others wait
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -371,10 +376,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{scales.VARIABLE} picks the scale: {', '.join(scales.SCALES)} (tiny if not set).")
         return 0
     _quiet()
-    from . import parallel
+    from .runtime import distributed
 
-    parallel.start()
-    if parallel.place()[0]:
+    distributed.start()
+    if distributed.place()[0]:
         sys.stdout = open(os.devnull, "w")  # one process speaks for all
         logging.disable(logging.INFO)
     job, rest = arguments[0], arguments[1:]

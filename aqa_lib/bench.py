@@ -40,13 +40,14 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from . import audio, baseline, predictions, pretrain
+from . import audio, baseline, predictions
 from .dataset import Question
+from .grpo import GRPOConfig, GRPOTrainer
 from .loss import completion_logps
 from .model import Example, Prompts, collate, encode_audio, parts
 from .rollout import Rollouts
-from .trainer import GRPOConfig, GRPOTrainer
-from .training import Examples
+from .tiny import pretrain
+from .training.base import Examples
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (280, 256))  # tokens of a prompt (250 or 750 of them audio) and an answer
 TEXT = 30  # tokens of a prompt that are not audio

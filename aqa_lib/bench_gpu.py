@@ -19,10 +19,11 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
-from . import audio, evaluation, faults, rollout, scale, trainer
+from . import audio, evaluation, grpo, rollout, scale
 from .bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
 from .dataset import Question
 from .model import collate
+from .runtime import faults
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (780, 256))
 QUESTIONS = 16  # a step, the report's
@@ -112,7 +113,7 @@ def bench_gpu(
         for P, C in shapes:
             run.train_dataset.example, run.args.max_completion_length = example(model, processor, P), C
             row = {"what": "step", "prompt": P, "answer": C, "questions": questions}
-            with mock.patch.object(trainer, "sample", watch.timed("rollout", trainer.sample)):
+            with mock.patch.object(grpo, "sample", watch.timed("rollout", grpo.sample)):
                 row |= _step(run, watch, device)
             if "seconds" in row:
                 work = questions * sum(tflop(size, (P, C)))
@@ -150,7 +151,7 @@ def _decoding(model, processor, P: int, C: int, questions: int, watch: Stopwatch
     return {"what": "decoding", "prompt": P, "answer": C, "questions": questions, "seconds": taken}
 
 
-def _step(run: trainer.GRPOTrainer, watch: Stopwatch, device: torch.device) -> dict:
+def _step(run: grpo.GRPOTrainer, watch: Stopwatch, device: torch.device) -> dict:
     """Take a few steps; return the median seconds of each part and the peak of memory, or that it did not fit."""
     watch.steps.clear()
     if device.type == "cuda":

@@ -27,12 +27,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import faults, mmau, parallel, predictions, prompt, scale
 from . import model as models
+from . import predictions, prompt, scale
 from . import rollout as rollouts
 from .audio import AudioError
 from .dataset import Question
-from .scoring import Report, score  # noqa: F401  (the other half of an evaluation, in a module of its own)
+from .results import mmau
+from .runtime import distributed, faults
 
 HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def predict(
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
     blank = [question_row(i, question) for i, question in enumerate(questions)]
     rows: dict[int, dict] = {}
-    rank, processes = parallel.place()
+    rank, processes = distributed.place()
     first, own = rank == 0, path
     if path is not None:
         settings = {
@@ -113,7 +114,7 @@ def predict(
             rows = predictions.resume(path, meta, ids)
     every = batches = list(enumerate(sorted_batches(questions, batch_size)))
     # A batch that a kill cut in two is answered again as a whole, so that resuming changes no answer.
-    rows = parallel.gather(rows)[0]  # what the first process found
+    rows = distributed.gather(rows)[0]  # what the first process found
     batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
     if processes > 1:
         batches = batches[rank::processes]
@@ -122,7 +123,7 @@ def predict(
             rows |= predictions.resume(own, meta, ids)
             batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
     # Where the model is shared out all must ask as many batches: who has fewer asks the first of all again.
-    batches = [batch for batch, _ in parallel.in_step(model, batches, every[0])]
+    batches = [batch for batch, _ in distributed.in_step(model, batches, every[0])]
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))
@@ -150,7 +151,7 @@ def predict(
     if cut:
         longest = models.max_seconds(processor)
         logger.warning("%d of %d clips were cut to the %g s that the model hears.", cut, len(questions), longest)
-    for theirs in parallel.gather(rows):
+    for theirs in distributed.gather(rows):
         rows |= theirs
     ordered = [rows[i] for i in range(len(questions))]
     if file and first:
@@ -158,7 +159,7 @@ def predict(
             predictions.resume(path, meta, ids)
         predictions.finish(path, ordered, time.monotonic() - start)
     if file and processes > 1:
-        parallel.gather(None)  # the whole is written: the shares may go
+        distributed.gather(None)  # the whole is written: the shares may go
         own.unlink()
         predictions.meta_path(own).unlink()
     return ordered

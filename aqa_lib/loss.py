@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import attention, parallel
+from . import attention
 from .attention import Answers
 from .model import backbone, embed, parts, positions
 from .rollout import Rollouts
+from .runtime import distributed
 
 LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo")
 
@@ -90,7 +91,7 @@ def _places(order: Tensor, P: int, G: int, C: int) -> Tensor:
     return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
 
 
-@parallel.one_pass
+@distributed.one_pass
 def completion_logps(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
 ) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import Cache, RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
-from . import parallel
 from .model import Prompts, backbone, embed, parts, positions
+from .runtime import distributed
 
 SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
 
@@ -105,7 +105,7 @@ def capture(step: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tenso
 
 
 @torch.no_grad()
-@parallel.one_pass
+@distributed.one_pass
 def sample(
     model: nn.Module,
     processor,
@@ -169,7 +169,7 @@ def sample(
         mask[rows, lanes, step] = open_[rows, lanes]
         open_[rows, lanes] &= ~torch.isin(token, ends)
         going = bool(open_.any())
-        if step == max_completion_length - 1 or not parallel.most(model, going):
+        if step == max_completion_length - 1 or not distributed.most(model, going):
             break
         alive = open_[rows, lanes].any(1)
         if going and 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from . import faults, parallel, prompt
+from . import prompt
 from .dataset import Question
+from .grpo import GRPOConfig
 from .loss import completion_logps
 from .model import Prompts
 from .rollout import Rollouts
-from .trainer import GRPOConfig
-from .training import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
+from .runtime import distributed, faults
+from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -205,7 +206,7 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         with faults.memory_advice(self._fewer_questions):
             loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
-            parallel.average_gradients(self.model.parameters())
+            distributed.average_gradients(self.model.parameters())
         self._check(loss, self._asked)
         self._means["step_time"].append(time.perf_counter() - start)
         return loss
@@ -220,9 +221,9 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         self._means["entropy"].append(float(entropies.sum() / tokens))
         self._cut += inputs["cut"]
         self._asked = [as_row(question) for question in inputs["questions"]]
-        self.state.num_input_tokens_seen += sum(parallel.gather(int(prompts.attention_mask.sum() + tokens)))
+        self.state.num_input_tokens_seen += sum(distributed.gather(int(prompts.attention_mask.sum() + tokens)))
         if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
-            tokens = num_items_in_batch / parallel.place()[1]
+            tokens = num_items_in_batch / distributed.place()[1]
         loss = -logps.sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
 

@@ -5,7 +5,8 @@ import re
 import nbformat
 import pytest
 
-from aqa_lib import notebook, pretrain, synth
+from aqa_lib.course import render
+from aqa_lib.tiny import pretrain, synth
 
 
 def allowed(cell) -> int:
@@ -18,11 +19,11 @@ def run():
     """Run a notebook with artifacts in a folder, every training cut to `steps`."""
 
     def run(name, folder, steps, with_solutions=False):
-        book = notebook.read(name)
+        book = render.read(name)
         if with_solutions:
-            book.cells += [nbformat.v4.new_code_cell(code) for code in notebook.solutions(book)]
+            book.cells += [nbformat.v4.new_code_cell(code) for code in render.solutions(book)]
         environment = {"AQA_SCALE": "tiny", "AQA_ARTIFACTS": str(folder), "AQA_MAX_STEPS": str(steps)}
-        return notebook.run(book, environment, allowed)
+        return render.run(book, environment, allowed)
 
     return run
 

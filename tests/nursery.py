@@ -15,7 +15,7 @@ from pathlib import Path
 import accelerate
 import torch
 
-from aqa_lib import predictions, rollout, sft, trainer  # noqa: F401  (imported for all forks)
+from aqa_lib import predictions, rollout
 from aqa_lib.__main__ import main
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from aqa_lib import notebook
+from aqa_lib.course import render
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "07_error_inspection.ipynb"
@@ -232,7 +232,7 @@ def test_hostile_replies_questions_and_names_run_nothing_and_reach_nothing(lab, 
 
     soundfile.write(folder / "notebooks/clip.wav", np.sin(np.arange(16_000) / 9), 16_000)
     (folder / "notebooks/hostile.txt").write_text(HOSTILE)
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RENDERERS)], metadata=notebook.METADATA)
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RENDERERS)], metadata=render.METADATA)
     nbformat.write(book, folder / "notebooks/hostile.ipynb")
     run_all(lab, page, "hostile.ipynb", "window.control === 1")
     poll(page, "() => document.querySelectorAll('.widget-html article').length === 2")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aqa_lib import plotting
+from aqa_lib.results import plotting
 
 ROOT = Path(__file__).resolve().parents[1]
 

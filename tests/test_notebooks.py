@@ -10,14 +10,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from aqa_lib import notebook
+from aqa_lib.course import render
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = [chapter.name for chapter in notebook.COURSE]
+NAMES = [chapter.name for chapter in render.COURSE]
 
 
 def committed(name: str):
-    return nbformat.read(notebook.FOLDER / f"{name}.ipynb", as_version=4)
+    return nbformat.read(render.FOLDER / f"{name}.ipynb", as_version=4)
 
 
 def code_cells(name: str) -> list:
@@ -35,11 +35,11 @@ def texts(output) -> str:
 
 
 def test_the_folder_holds_the_course_and_nothing_else():
-    assert sorted(path.name for path in notebook.FOLDER.glob("*.ipynb")) == [f"{name}.ipynb" for name in NAMES]
+    assert sorted(path.name for path in render.FOLDER.glob("*.ipynb")) == [f"{name}.ipynb" for name in NAMES]
 
 
 def test_the_readme_holds_the_table_of_the_notebooks():
-    assert notebook.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render.table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,14 +47,12 @@ class TestAsCommitted:
     def test_is_valid_small_and_ends_as_generated(self, name):
         book = committed(name)
         nbformat.validate(book)
-        assert book == notebook.read(name), "run `make notebooks`: header, set-up or footer is out of date"
+        assert book == render.read(name), "run `make notebooks`: header, set-up or footer is out of date"
         ids = [cell.id for cell in book.cells]
         assert len(set(ids)) == len(ids)
-        assert book.metadata == notebook.METADATA
+        assert book.metadata == render.METADATA
         assert 25 <= len(book.cells) <= 40
-        assert (
-            notebook.Notebook.path.fget(next(c for c in notebook.COURSE if c.name == name)).stat().st_size <= 300 * 1024
-        )
+        assert render.Notebook.path.fget(next(c for c in render.COURSE if c.name == name)).stat().st_size <= 300 * 1024
 
     def test_was_run_once_from_top_to_bottom(self, name):
         cells = code_cells(name)
@@ -64,7 +62,7 @@ class TestAsCommitted:
         for output in outputs(name):
             assert output.output_type != "error"
             assert output.get("name") != "stderr", output.text
-            assert notebook.WIDGET not in output.get("data", {})
+            assert render.WIDGET not in output.get("data", {})
             said = texts(output)
             assert "<audio" not in said and "<script" not in said
             assert not re.search(r"(?<![\w.])/(home|root|tmp|work|mnt|Users|content)/", said), said[:300]
@@ -94,22 +92,22 @@ class TestAsCommitted:
                     assert re.fullmatch(r"https://[\w.-]+/\S*", target), target
                 else:
                     path, _, anchor = target.partition("#")
-                    assert (notebook.FOLDER / path).exists(), target
+                    assert (render.FOLDER / path).exists(), target
                     if anchor:
-                        headings = re.findall(r"^#+ (.*)$", (notebook.FOLDER / path).read_text("utf-8"), re.MULTILINE)
+                        headings = re.findall(r"^#+ (.*)$", (render.FOLDER / path).read_text("utf-8"), re.MULTILINE)
                         assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
 
     def test_has_three_exercises_with_solutions(self, name):
-        assert len(notebook.solutions(committed(name))) >= 3
+        assert len(render.solutions(committed(name))) >= 3
 
 
 def test_a_badge_names_the_repository_of_pyproject():
-    assert notebook.repository().startswith("https://github.com/")
-    owner = notebook.repository().removeprefix("https://github.com/")
-    assert f"colab.research.google.com/github/{owner}/blob/main/notebooks/{NAMES[0]}.ipynb" in notebook.badge(NAMES[0])
+    assert render.repository().startswith("https://github.com/")
+    owner = render.repository().removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{owner}/blob/main/notebooks/{NAMES[0]}.ipynb" in render.badge(NAMES[0])
 
 
 def test_the_setup_cell_does_nothing_outside_of_colab(tmp_path):
     before = set(tmp_path.iterdir())
-    subprocess.run([sys.executable, "-c", notebook.setup()], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", render.setup()], cwd=tmp_path, check=True, timeout=60)
     assert set(tmp_path.iterdir()) == before

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aqa_lib import notebook
+from aqa_lib.course import render
 
 pytestmark = pytest.mark.slow
 
@@ -12,6 +12,6 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("artifacts")
 
 
-@pytest.mark.parametrize("name", [chapter.name for chapter in notebook.COURSE])
+@pytest.mark.parametrize("name", [chapter.name for chapter in render.COURSE])
 def test_runs_after_its_predecessors_with_its_solutions(name, shared, run):
     run(name, shared, 12, with_solutions=True)

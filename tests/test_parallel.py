@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from aqa_lib import model as models
-from aqa_lib import synth
+from aqa_lib.tiny import synth
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqa_lib import checkpoints
+from aqa_lib.runtime import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOCK = ("time", "runtime", "per_second")  # what a clock measured differs from run to run

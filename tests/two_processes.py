@@ -11,9 +11,11 @@ from unittest import mock
 import torch
 from torch.distributed.tensor import DTensor
 
-from aqa_lib import dataset, evaluation, parallel, predictions, pretrain
+from aqa_lib import dataset, evaluation, predictions
+from aqa_lib.grpo import GRPOConfig, GRPOTrainer
+from aqa_lib.runtime import distributed
 from aqa_lib.sft import SFTConfig, SFTTrainer
-from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+from aqa_lib.tiny import pretrain
 
 
 def brevity(prompts, completions, **columns):
@@ -54,7 +56,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
         "gradient_accumulation_steps": accumulate, "logging_steps": 3, "logging_first_step": False, "eval_steps": 3,
         "save_steps": 3, "report_to": "none", "disable_tqdm": True,
     } | changes  # fmt: skip
-    rank, spares = parallel.place()[0], []
+    rank, spares = distributed.place()[0], []
     for name in names:
         model = pretrain.build_model(processor, seed=1)
         model.generation_config.eos_token_id = [*range(0, 512, 4)]  # so answers end at different steps
@@ -66,9 +68,9 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
             trainer = SFTTrainer(
                 model, processor, SFTConfig(output_dir=str(folder / name), **common), questions, held_out
             )
-        with mock.patch.object(parallel, "in_step", counted(parallel.in_step, spares)):
+        with mock.patch.object(distributed, "in_step", counted(distributed.in_step, spares)):
             trainer.train(resume and str(resume / name / "checkpoint-2"))
-        weights = parallel.whole_weights(model) if common.get("fsdp") else model.state_dict()
+        weights = distributed.whole_weights(model) if common.get("fsdp") else model.state_dict()
         torch.save(weights, folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
@@ -87,7 +89,7 @@ def evaluate(folder: Path, model, processor, held_out) -> None:
         except KeyboardInterrupt:
             pass  # each process has answered one question of its share
     rows = evaluation.predict(*asked, batch_size=2, progress=False)
-    (folder / f"rows.{parallel.place()[0]}.json").write_text(json.dumps(rows))
+    (folder / f"rows.{distributed.place()[0]}.json").write_text(json.dumps(rows))
 
 
 def both(folder: Path, accumulate: int) -> None:
@@ -95,7 +97,7 @@ def both(folder: Path, accumulate: int) -> None:
 
 
 if __name__ == "__main__":
-    parallel.start()
+    distributed.start()
     both(Path(sys.argv[1]) / "two", 1)
     kept = {"fsdp": True, "save_steps": 2, "load_best_model_at_end": False}
     train(Path(sys.argv[1]) / "fsdp", **kept)

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from aqa_lib import model as models
-from aqa_lib import pretrain
 from aqa_lib.audio import Clip
 from aqa_lib.dataset import Question
+from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.rollout import Rollouts
-from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+from aqa_lib.tests.helpers import config, length_reward
+from aqa_lib.tiny import pretrain
 
 
 @pytest.fixture(scope="session")
@@ -54,30 +55,6 @@ def questions(clips):
 @pytest.fixture(scope="session")
 def prompts(processor, questions):
     return models.collate(processor, [models.prepare(processor, question) for question in questions])
-
-
-def length_reward(prompts, completions, **columns):
-    """Reward short answers: something that an untrained model can learn."""
-    return [-float(len(completion[0]["content"])) for completion in completions]
-
-
-SHORT = {  # two steps, and nothing but the metrics written
-    "max_steps": 2,
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 4,
-    "max_completion_length": 6,
-    "logging_steps": 1,
-    "eval_strategy": "no",
-    "eval_on_start": False,
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "report_to": "none",
-    "disable_tqdm": True,
-}
-
-
-def config(folder, **options):
-    return GRPOConfig(str(folder), **SHORT | {"num_generations": 4} | options)
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aqa_lib import evaluation, mmau, predictions
+from aqa_lib import evaluation, predictions
 from aqa_lib.audio import AudioError
 from aqa_lib.dataset import Question
 from aqa_lib.model import Example
+from aqa_lib.results import mmau
 
 N = 11
 QUESTIONS = [

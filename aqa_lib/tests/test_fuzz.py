@@ -12,9 +12,10 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aqa_lib import audio, evaluation, mmau, predictions, prompt, reward, scoring, thoughts
+from aqa_lib import audio, evaluation, predictions, prompt, reward
 from aqa_lib.audio import AudioError, load
 from aqa_lib.dataset import DataError, Question, read
+from aqa_lib.results import mmau, scoring, thoughts
 
 RATE = audio.SAMPLE_RATE
 CASES = 240  # damaged files of each form: 9 forms make 2,160

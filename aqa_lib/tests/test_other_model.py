@@ -9,11 +9,11 @@ from transformers import (
     AudioFlamingo3Processor,
 )
 
-from aqa_lib import memory, prompt
 from aqa_lib import model as models
-from aqa_lib.trainer import GRPOTrainer
-
-from .test_trainer import config, length_reward
+from aqa_lib import prompt
+from aqa_lib.grpo import GRPOTrainer
+from aqa_lib.large import planner
+from aqa_lib.tests.helpers import config, length_reward
 
 
 @pytest.fixture(scope="module")
@@ -77,4 +77,4 @@ def test_it_trains(folder, questions, tmp_path):
     trainer.save_model()
     again, _ = models.load(tmp_path)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
-    assert memory.Anatomy.of(model).audio_tokens == 75
+    assert planner.Anatomy.of(model).audio_tokens == 75

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqa_lib import evaluation, model, synth
+from aqa_lib import evaluation, model
 from aqa_lib.dataset import read_mmau
 from aqa_lib.scale import SCALES
 from aqa_lib.sft import SFTConfig, SFTTrainer
+from aqa_lib.tiny import synth
 
 CLOCK = ("time", "runtime", "per_second")
 

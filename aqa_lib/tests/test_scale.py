@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from aqa_lib import scale
-from aqa_lib.trainer import GRPOConfig
+from aqa_lib.grpo import GRPOConfig
 
 
 def test_the_environment_turns_the_dial(monkeypatch):

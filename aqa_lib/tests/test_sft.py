@@ -9,10 +9,10 @@ from transformers import HfArgumentParser
 from aqa_lib import model as models
 from aqa_lib import prompt, sft
 from aqa_lib.dataset import Question
-from aqa_lib.faults import RunError
+from aqa_lib.grpo import GRPOConfig, GRPOTrainer
 from aqa_lib.rollout import end_ids
-from aqa_lib.tests.conftest import SHORT
-from aqa_lib.trainer import GRPOConfig, GRPOTrainer
+from aqa_lib.runtime.faults import RunError
+from aqa_lib.tests.helpers import SHORT
 
 
 def config(folder, **options):

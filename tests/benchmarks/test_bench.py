@@ -93,7 +93,7 @@ def test_a_shape_that_does_not_fit_is_told(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(bench_gpu.trainer.GRPOTrainer, "train", full)
+    monkeypatch.setattr(bench_gpu.grpo.GRPOTrainer, "train", full)
     rows = bench_gpu.bench_gpu("tiny", [(40, 3)], questions=1, steps=1, asked=1)
     assert rows[2]["did_not_fit"] == "CUDA out of memory" and "| CUDA out of memory |" in bench_gpu.markdown(rows)
 

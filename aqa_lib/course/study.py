@@ -1,0 +1,270 @@
+"""Make the report's whole table in one command: base, SFT, SFT with LoRA, GRPO with prompts 2 and 3, three seeds each.
+
+`trainer, sft -> evaluation -> report, ablation -> [study]`. Every run is a process of its own with the very commands
+that a user would type (`commands.txt` lists them), at the scale that AQA_SCALE names. A study that was stopped goes on
+where it was. Unlike the report, the winner is chosen on held-out questions before its test answers are looked at; and
+the controls that show whether it listens are asked of it and of the base.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from .. import predictions
+from .. import scale as scales
+from ..results import ablation, comparison, report, scoring
+from ..results.plotting import read_metrics
+from . import plan
+
+SEEDS = (0, 1, 2)
+CONTROLS = "--controls"
+PROGRAM = ["python", "-m", "aqa_lib"]  # how `plan` begins a command
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with one seed and its evaluation, or the evaluation of the base (seed None).
+
+    train, evaluate: what follows `python -m aqa_lib`; train is empty for the base. folder: the trained model's.
+    """
+
+    name: str
+    method: str
+    style: int
+    seed: int | None
+    folder: Path
+    train: tuple[str, ...]
+    evaluate: tuple[str, ...]
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder.with_name(f"{self.name}.jsonl")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is nothing left to train: the last thing that a training writes is there."""
+        return not self.train or (self.folder / "trainer_state.json").exists()
+
+
+class StudyError(ValueError):
+    """A run of the study that failed, or was made in another way."""
+
+
+def runs(
+    folder: str | Path,
+    seeds: Sequence[int] = SEEDS,
+    train_options: Sequence[str] = (),
+    evaluate_options: Sequence[str] = (),
+) -> list[Run]:
+    """List the runs of a study: each row of `plan.JOBS` with each seed; the base has no seed.
+
+    >>> [run.name for run in runs("runs/study", seeds=[0])]
+    ['base-2', 'base-3', 'sft-1-0', 'sft-lora-1-0', 'grpo-2-0', 'grpo-3-0']
+    """
+    made = []
+    for job in plan.JOBS:
+        for seed in seeds if job.command else [None]:
+            name = f"{job.method}-{job.style}" + ("" if seed is None else f"-{seed}")
+            at, train = Path(folder) / name, ()
+            evaluate = ["evaluate", "--style", str(job.style), "--method", job.method, *evaluate_options]
+            evaluate += ["--output", f"{at}.jsonl"]
+            if seed is None:
+                evaluate += [CONTROLS]
+            else:
+                words = shlex.split(job.command.format(style=job.style))[len(PROGRAM) :]
+                train = (*words, "--seed", str(seed), "--output_dir", str(at), *train_options)
+                evaluate += ["--model", str(at), "--train_seed", str(seed)]
+            made.append(Run(name, job.method, job.style, seed, at, train, tuple(evaluate)))
+    return made
+
+
+def complete(
+    study: Sequence[Run], processes: int = 2, call: Callable[[Sequence[str], Path], int] | None = None
+) -> None:
+    """Train and evaluate what is not finished yet, `processes` runs at a time; the longest begin first.
+
+    call: runs one command into a log and returns its exit code. Raises StudyError for what failed, when all else is
+    done, and for a folder that other commands have made.
+    """
+    for run in study:
+        _same_command(run)
+    order = sorted(study, key=lambda run: (bool(run.train), run.method != "grpo", -run.style))
+    call = call or _caller(processes)
+    with ThreadPoolExecutor(processes) as pool:
+        failures = [failure for failure in pool.map(lambda run: _complete(run, call), order) if failure]
+    if failures:
+        raise StudyError("\n".join(failures))
+
+
+def _complete(run: Run, call: Callable) -> str | None:
+    """Finish one run, and return what went wrong."""
+    start, log = time.monotonic(), run.folder.with_name(f"{run.name}.log")
+    if run.trained and _answered(run):
+        print(f"{run.name}: is there already", flush=True)
+        return None
+    if not run.trained:
+        resume = ["--resume", "true"] if any(run.folder.glob("checkpoint-*/trainer_state.json")) else []
+        if code := call([*run.train, *resume], log):
+            return _failure(run, log, code)
+    if code := call(run.evaluate, log):
+        return _failure(run, log, code)
+    for checkpoint in run.folder.glob("checkpoint-*"):  # the model itself lies beside them
+        shutil.rmtree(checkpoint)
+    found = scoring.score(predictions.read(run.predictions))
+    print(f"{run.name}: {found.strict} % right, {(time.monotonic() - start) / 60:.1f} min", flush=True)
+    return None
+
+
+def _answered(run: Run) -> bool:
+    """Whether all that a run's evaluation asks for is there."""
+    files = [run.predictions]
+    if CONTROLS in run.evaluate:
+        files += [predictions.control_path(run.predictions, name) for name in predictions.CONTROLS]
+    return all(file.exists() and "finished" in predictions.read_meta(file) for file in files)
+
+
+def _same_command(run: Run) -> None:
+    """Note how a run is made, or refuse to go on with what was made in another way."""
+    asked = [word for word in run.evaluate if word != CONTROLS]  # controls may be added later
+    beside, commands = run.folder.with_name(f"{run.name}.command.json"), [scales.get().name, [*run.train], asked]
+    if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != commands:
+        raise StudyError(f"{run.folder}: was made in another way ({beside}); give another --output, or delete it.")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    predictions.write_whole(beside, json.dumps(commands))
+
+
+def _failure(run: Run, log: Path, code: int) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return f"{run.name} failed with code {code} ({log}): {lines[-1] if lines else 'it said nothing'}"
+
+
+def _caller(processes: int) -> Callable[[Sequence[str], Path], int]:
+    """Make the function that runs `python -m aqa_lib ...`, the cores shared out among the processes."""
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    environment = {"OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join([str(scales.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    def call(command: Sequence[str], log: Path) -> int:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"$ {shlex.join([*PROGRAM, *command])}\n")
+            file.flush()
+            program = [sys.executable, *PROGRAM[1:], *command]
+            return subprocess.run(program, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+
+    return call
+
+
+# -- what came of it --------------------------------------------------------------------------------------------------
+
+
+def held_out(run: Run) -> float:
+    """Return the held-out accuracy, 0 to 1, of the checkpoint that a training ended with: the best of all it saw."""
+    _, values = read_metrics(run.folder / "metrics.csv").get("eval_accuracy", ((), ()))
+    return float(max(values, default=float("nan")))
+
+
+def best(study: Sequence[Run]) -> list[Run]:
+    """Choose the method and prompt of the best mean held-out accuracy over its seeds, and return its runs."""
+    trained: dict[tuple[str, int], list[Run]] = {}
+    for run in study:
+        if run.train:
+            trained.setdefault((run.method, run.style), []).append(run)
+    scores = {key: float(np.mean([held_out(run) for run in group])) for key, group in trained.items()}
+    known = {key: score for key, score in scores.items() if not np.isnan(score)}
+    return trained[max(known, key=known.get)] if known else []
+
+
+def budget(study: Sequence[Run]) -> str:
+    """Write what each training took and which checkpoint it kept, as Markdown."""
+    names = ("run", "steps", "questions", "tokens", "training (min)", "held-out accuracy (%)", "at step")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for run in study:
+        if not run.train:
+            continue
+        log = read_metrics(run.folder / "metrics.csv")
+        state = json.loads((run.folder / "trainer_state.json").read_text(encoding="utf-8"))
+        cells = [str(state["global_step"])]
+        cells += [f"{log[name][1][-1]:.0f}" if name in log else "" for name in ("num_questions", "num_tokens")]
+        cells += [f"{ablation.spent(*log['step_time']) / 60:.1f}" if "step_time" in log else ""]
+        cells += [f"{100 * held_out(run):.1f}", str(state.get("best_global_step") or "")]
+        lines.append(f"| {run.name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summarize(study: Sequence[Run], folder: str | Path) -> str:
+    """Write the report's table, the paired tests, the ablation and the budget into a folder; return all as Markdown."""
+    files, folder = [run.predictions for run in study], Path(folder)
+    tables = report.write(files, folder)
+    tests = comparison.compare(files)
+    thinking = [run.predictions for run in study if run.method in ("base", "grpo")]
+    arms = ablation.write(thinking, folder) if thinking else []
+    winners, chosen = best(study), ""
+    if winners:
+        chosen = f"Best on held-out questions: {comparison.describe(predictions.read(winners[0].predictions))}. "
+    text = "\n".join(
+        [
+            report.markdown(tables),
+            "# Paired tests of all pairs",
+            "",
+            tests.markdown(),
+            ablation.markdown(arms) if arms else "",
+            "# Budgets, and the checkpoints that held-out questions chose",
+            "",
+            f"{chosen}Test questions chose nothing.",
+            "",
+            budget(study),
+        ]
+    )
+    (folder / "study.md").write_text(text, encoding="utf-8", newline="\n")
+    return text
+
+
+def add_study_arguments(parser: ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        "--output", type=Path, default=Path("runs/study"), help="folder for all runs; one that is there is gone on with"
+    )
+    option("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the trainings")
+    option("--rows", nargs="+", metavar="ROW", help="only these, as in base-2 sft-1 sft-lora-1 grpo-2 grpo-3")
+    option("--processes", type=int, default=2, help="runs at a time; 1 on a machine with one GPU")
+    option("--train_options", default="", help="further options of every train and sft, as one text")
+    option("--evaluate_options", default="", help="further options of every evaluate, as one text")
+
+
+def run_study(args: Namespace) -> None:
+    """Run what is missing, then the controls of the best, and print the report's table for this scale's world."""
+    start, scale = time.monotonic(), scales.get()
+    print(scale)
+    if scale.name == "tiny":  # before the processes do, all at once
+        from ..tiny import synth
+
+        synth.write(scales.TINY)
+    options = (shlex.split(args.train_options), shlex.split(args.evaluate_options))
+    study = runs(args.output, list(dict.fromkeys(args.seeds)), *options)
+    rows = list(dict.fromkeys(f"{run.method}-{run.style}" for run in study))
+    if unknown := set(args.rows or ()) - set(rows):
+        raise StudyError(f"no row is named {', '.join(sorted(unknown))}; choose from {', '.join(rows)}.")
+    study = [run for run in study if f"{run.method}-{run.style}" in (args.rows or rows)]
+    if args.processes < 1:
+        raise StudyError(f"processes {args.processes}: give 1 or more.")
+    complete(study, args.processes)
+    winners = {run.name for run in best(study)}
+    study = [replace(run, evaluate=(*run.evaluate, CONTROLS)) if run.name in winners else run for run in study]
+    complete([run for run in study if run.name in winners], args.processes)
+    (args.output / "commands.txt").write_text(
+        "".join(f"{shlex.join([*PROGRAM, *words])}\n" for run in study for words in (run.train, run.evaluate) if words),
+        encoding="utf-8",
+    )
+    print(summarize(study, args.output / "report"))
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes; written: {args.output / 'report'}")

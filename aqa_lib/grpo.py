@@ -1,0 +1,461 @@
+"""Train with GRPO: sample a group of answers to every question, reward them, reinforce the better ones.
+
+`rollout -> reward -> loss -> [trainer] -> evaluation`. A `transformers.Trainer`, so its callbacks, logging, saving,
+resuming and accelerate all apply. It deviates from the report's trainer in what a step costs, not in what it computes:
+each prompt is run once for its whole group, all questions of a step are answered in one batch, and only then is the
+step cut into micro-batches by tokens. Checkpoints are ranked on held-out questions, never on the test set.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+from . import prompt, reward
+from .dataset import Question
+from .large import reference
+from .large.planner import FORWARD
+from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
+from .model import Prompts
+from .rollout import Rollouts, decode, sample
+from .runtime import distributed, faults
+from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
+
+
+@dataclass
+class GRPOConfig(TrainingArguments):
+    """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the report's.
+
+    A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
+    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The means of "dapo" and
+    "bnpo" are over the tokens of one such batch.
+    """
+
+    output_dir: str = field(default="runs/grpo", metadata={"help": "Folder for checkpoints, metrics and the model."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Questions a device answers at a time."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Questions a device evaluates at a time."})
+    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate, of the language model too."})
+    audio_tower_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the audio tower; learning_rate where not given."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projector; learning_rate where not given."}
+    )
+    master: str = field(
+        default="auto",
+        metadata={
+            "help": "How weights that learn are kept: fp32, 24bit, kahan, stochastic (optim.py), or auto, the most "
+            "exact that fits."
+        },
+    )
+    max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; overrides num_train_epochs if positive."})
+    num_generations: int = field(default=8, metadata={"help": "Answers to each question (G); at least 2."})
+    max_completion_length: int = field(default=256, metadata={"help": "Longest answer in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the answers."})
+    top_k: int = field(default=50, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
+    top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total mass."})
+    beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
+    reference: str = field(
+        default="auto",
+        metadata={"help": "Where the reference model is: resident on the device, streamed from the host, or auto."},
+    )
+    epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
+    epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
+    num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
+    loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the report: grpo."})
+    scale_rewards: str = field(
+        default="group", metadata={"help": "Divide advantages by the group's deviation, or none."}
+    )
+    mask_truncated_completions: bool = field(
+        default=False,
+        metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight a reward; all 1 if not given."}
+    )
+    prompt_style: int = field(default=2, metadata={"help": "The report's prompt: 2 (answer tags) or 3 (think first)."})
+    drop_zero_std_groups: bool = field(
+        default=True,
+        metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."},
+    )
+    max_tokens_per_forward: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; as memory allows if "
+            "not given, 8192 where it is not known."
+        },
+    )
+    checkpoint_above: int | None = field(
+        default=None,
+        metadata={
+            "help": "With gradient_checkpointing: keep the activations of passes of up to so many tokens; as memory "
+            "allows if not given, 0 where it is not known."
+        },
+    )
+    memory: float | None = field(
+        default=None, metadata={"help": "GB that the run may take on its device; all of a GPU's if not given."}
+    )
+    audio_cache_gb: float = field(
+        default=2.0,
+        metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata={"help": "Record decoding steps and replay them: for long answers on a GPU (bench gpu times both)."},
+    )
+    logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
+    log_completions: bool = field(
+        default=True, metadata={"help": "At every log, show an answer, and keep all of its group in completions.jsonl."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "no, steps or epoch: when to ask the held-out questions."}
+    )
+    eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every so many steps."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate the base before the first step."})
+    save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best: when to save."})
+    save_steps: float = field(default=100, metadata={"help": "Save every so many steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best one aside."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best held-out checkpoint."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Held-out metric that ranks them."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+    report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "none, tensorboard, wandb, ..."})
+    remove_unused_columns: bool = False  # questions are records, not columns
+
+    def __post_init__(self):
+        fit_machine(self)
+        super().__post_init__()
+        for valid, sentence in [
+            (
+                self.num_generations > 1,
+                "num_generations must be at least 2: a group of one has no better answer.",
+            ),
+            (
+                self.loss_type in LOSS_TYPES,
+                f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}.",
+            ),
+            (
+                self.scale_rewards in ("group", "none"),
+                f"scale_rewards {self.scale_rewards!r}: choose group or none.",
+            ),
+            (
+                self.reference in reference.PLACES,
+                f"reference {self.reference!r} is unknown; choose auto, resident or streamed.",
+            ),
+            (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
+            (self.beta >= 0, "beta must not be negative: it would reward distance from the reference."),
+            (self.epsilon > 0, "epsilon must be above 0."),
+            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1."),
+            (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
+            (
+                self.max_tokens_per_forward is None or self.max_tokens_per_forward > 0,
+                "max_tokens_per_forward must be at least 1.",
+            ),
+            (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
+            (self.num_iterations > 0, "num_iterations must be at least 1."),
+            (self.max_completion_length > 0, "max_completion_length must be at least 1."),
+            (
+                self.num_iterations <= 1
+                or self.save_strategy == "no"
+                or (self.save_strategy == "steps" and self.save_steps % self.num_iterations == 0),
+                "with num_iterations, save by steps and at a multiple of it: answers in use are not saved.",
+            ),
+        ]:
+            if not valid:
+                raise ValueError(sentence)
+
+
+@dataclass
+class Experience:
+    """What a batch of questions taught: answers, their advantages (B, G), and log-probabilities to compare with."""
+
+    rollouts: Rollouts
+    advantages: Tensor
+    loss_mask: Tensor  # (B, G, C)
+    rows: list[dict]  # one a question, with its answers and their rewards, for a reader
+    old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
+    ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
+
+
+class GRPOTrainer(QuestionTrainer, Trainer):
+    """Train an audio-language model by group relative policy optimization.
+
+    model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
+    are lists of `Question`; eval_dataset is held out and ranks the checkpoints.
+    Source: the report, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor,
+        reward_funcs: Sequence[str | Callable] = ("accuracy", "format"),
+        args: GRPOConfig | None = None,
+        train_dataset: Sequence[Question] = (),
+        eval_dataset: Sequence[Question] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        args = args or GRPOConfig()
+        if args.beta and hasattr(model, "disable_adapter") and _moved(model):
+            raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
+        check_run(model, args, train_dataset, eval_dataset)
+        self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
+        self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
+        self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
+        if len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(
+                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
+            )
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processor,
+            train_dataset=Examples(train_dataset, processor, args.prompt_style),
+            eval_dataset=list(eval_dataset) if eval_dataset else None,
+            callbacks=[MetricsFile(), *(callbacks or [])],
+        )
+        if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
+            self.add_callback(OneLine(bar=not args.disable_tqdm))
+        self.model_accepts_loss_kwargs = False  # the loss is averaged here
+        # A LoRA model holds its own reference: itself without the adapter.
+        self.ref_model = None
+        if args.beta and not hasattr(model, "disable_adapter"):
+            half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+            self.ref_model = reference.make(model, args.reference, half)
+        self._hearing = Hearing(model, args.audio_cache_gb)
+        self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
+        self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
+        self._step, self._index, self._cut = -1, 0, 0
+        self._sample: dict = {}  # one question of the last step with its answers, for the log
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
+        """Answer a batch of questions, reward the answers, and back-propagate their loss in micro-batches."""
+        start, step = time.perf_counter(), self.state.global_step
+        self._index = self._index + 1 if step == self._step else 0  # which accumulated batch of this step
+        self._step = step
+        if self._index == 0 and step % self.args.num_iterations == 0:
+            self._experiences = []
+        if self._index == len(self._experiences):
+            with faults.memory_advice(self._fewer_questions):
+                with self.accelerator.autocast():
+                    prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
+                self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
+            self._cut += inputs["cut"]
+        model.train()
+        with faults.memory_advice(self._fewer_tokens):
+            loss = self._backward(model, self._experiences[self._index])
+        if self.accelerator.sync_gradients:
+            distributed.average_gradients(model.parameters())
+        self._check(loss, self._experiences[self._index].rows)
+        self._means["step_time"].append(time.perf_counter() - start)
+        return loss
+
+    def _fewer_questions(self) -> str:
+        batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        if batch > 1:
+            return (
+                f"lower per_device_train_batch_size from {batch} to {batch // 2} and raise "
+                f"gradient_accumulation_steps from {times} to {times * 2}, which learns the same"
+            )
+        longest = self.args.max_completion_length
+        return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
+
+    def _fewer_tokens(self) -> str:
+        tokens, kept = self.args.max_tokens_per_forward, self.args.checkpoint_above
+        again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
+        too = f" and checkpoint_above from {kept} to {kept // 2}" if kept and not again else ""
+        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, which learns the same{again}"
+
+    def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
+        args, start = self.args, time.perf_counter()
+        rank, processes = distributed.place()  # processes that share a step sample what one alone would
+        keys = [args.seed, self.state.global_step, self._index * processes + rank, 0]
+        with torch.no_grad(), self.accelerator.autocast():
+            rollouts = sample(
+                self.accelerator.unwrap_model(model),
+                self.processing_class,
+                prompts,
+                args.num_generations,
+                args.max_completion_length,
+                args.temperature,
+                args.top_k,
+                args.top_p,
+                seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
+                cuda_graphs=args.cuda_graphs,
+            )
+        self._means["rollout_time"].append(time.perf_counter() - start)
+        texts = decode(self.processing_class, rollouts)
+        rewards = self._score(questions, texts, rollouts)  # (B, G)
+        # Equal rewards may differ in their last bit, which the division by a deviation of nearly 0 would blow up.
+        deviates = rewards.std(1, keepdim=True) > 1e-6
+        advantages = group_advantages(rewards, args.scale_rewards) * deviates
+        loss_mask = rollouts.mask & rollouts.ended[..., None] if args.mask_truncated_completions else rollouts.mask
+        experience = Experience(rollouts, advantages, loss_mask, self._record(questions, texts, rewards, rollouts))
+        if args.num_iterations > 1:
+            experience.old_logps = self._logps(model, rollouts)
+        if args.beta:
+            adapter = getattr(self.accelerator.unwrap_model(model), "disable_adapter", nullcontext)
+            with adapter():
+                experience.ref_logps = self._logps(self.ref_model or model, rollouts)
+        return experience
+
+    def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
+        """Reward every answer, (B, G): the weighted sum of all rewards that apply to it."""
+        G = self.args.num_generations
+        repeated = [question for question in questions for _ in range(G)]
+        columns = {
+            "prompts": [prompt.messages(q, self.args.prompt_style) for q in repeated],
+            "completions": [[{"role": "assistant", "content": text}] for group in texts for text in group],
+            "completion_ids": [
+                ids[mask].tolist()
+                for ids, mask in zip(rollouts.completion_ids.flatten(0, 1), rollouts.mask.flatten(0, 1), strict=True)
+            ],
+            "solution": [prompt.target(q) for q in repeated],  # what r1-aqa and TRL's own rewards call it
+        }
+        columns |= {f.name: [getattr(q, f.name) for q in repeated] for f in fields(Question) if f.name != "audio"}
+        rewards = []
+        for function, name in zip(self.reward_funcs, self.reward_names, strict=True):
+            values = function(**columns)
+            if len(values) != len(repeated):
+                raise ValueError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
+            # None: this reward does not apply to this answer
+            rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
+            if (applies := ~rewards[-1].isnan()).any():
+                self._means[f"rewards/{name}/mean"].append(rewards[-1][applies].mean().item())
+        total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
+        return total.view(-1, G).to(self.args.device)
+
+    def _micro_batches(
+        self, rollouts: Rollouts, rows: Tensor | None = None, learn: bool = True
+    ) -> Iterator[tuple[list[int], int]]:
+        """Cut rows into batches of like length, each with its tokens, padding included: at most
+        `max_tokens_per_forward`; `checkpoint_above`, where a row has no more; or, where none learn, more."""
+        most = self.args.max_tokens_per_forward * (1 if learn else FORWARD)
+        plain = min(self.args.checkpoint_above, most) if learn else 0
+        prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
+        batch, tokens = [], 0
+        rows = range(len(prompts)) if rows is None else rows.tolist()
+        for row in sorted(rows, key=lambda row: prompts[row] + answers[row]):
+            more = [*batch, row]
+            width = max(prompts[i] for i in more) + max(answers[i] for i in more)
+            if batch and width * len(more) > (plain if width <= plain else most):
+                yield batch, tokens
+                more, width = [row], prompts[row] + answers[row]
+            batch, tokens = more, width * len(more)
+        if batch:
+            yield batch, tokens
+
+    @torch.no_grad()
+    def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
+        logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
+        batches = self._micro_batches(rollouts, learn=False)
+        for (rows, _), _ in distributed.in_step(model, batches, ([0], 0)):
+            with self.accelerator.autocast():
+                part, _ = completion_logps(
+                    model, rollouts.select(rows), self.args.temperature, self.args.logits_chunk_size
+                )
+            logps[rows, :, : part.shape[-1]] = part
+        return logps
+
+    def _backward(self, model: nn.Module, experience: Experience) -> Tensor:
+        args, rollouts, mask = self.args, experience.rollouts, experience.loss_mask
+        rows = torch.arange(len(mask))
+        if args.drop_zero_std_groups and not args.beta:  # their loss and its gradient are exactly zero
+            rows = rows[(experience.advantages != 0).any(1).cpu()]
+        num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
+        sums: dict[str, Tensor] = defaultdict(float)
+        batches = self._micro_batches(rollouts, rows)
+        for (part, tokens), counts in distributed.in_step(model, batches, ([0], args.max_tokens_per_forward)):
+            if args.gradient_checkpointing:
+                for module in model.modules():
+                    if hasattr(module, "gradient_checkpointing"):
+                        module.gradient_checkpointing = tokens > args.checkpoint_above
+            some = rollouts.select(part)
+            width = some.mask.shape[-1]
+            with self.accelerator.autocast():
+                logps, entropies = completion_logps(model, some, args.temperature, args.logits_chunk_size)
+            old, ref = (
+                None if logp is None else logp[part, :, :width] for logp in (experience.old_logps, experience.ref_logps)
+            )
+            loss, found = grpo_loss(
+                logps,
+                logps.detach() if old is None else old,
+                experience.advantages[part],
+                mask[part, :, :width],
+                ref,
+                args.beta,
+                args.epsilon,
+                args.epsilon_high,
+                args.loss_type,
+                args.max_completion_length,
+                num_completions,
+                num_tokens,
+            )
+            loss = loss * counts / self.current_gradient_accumulation_steps
+            self.accelerator.backward(loss)
+            if not counts:
+                continue
+            found |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
+            seen += int(mask[part, :, :width].sum())
+            for name, value in found.items():
+                sums[name] = sums[name] + value
+        loss = sums.pop("loss", torch.zeros((), device=args.device))
+        for name, value in sums.items():  # the entropy is that of the groups that were run
+            self._means[name].append(float(value) / (max(seen, 1) if name == "entropy" else num_tokens))
+        return torch.as_tensor(loss)
+
+    # -- what a reader of the run sees ----------------------------------------------------------------------------
+
+    def _record(
+        self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts
+    ) -> list[dict]:
+        """Keep the metrics of a batch of answers, under TRL's names; return the answers, for a reader."""
+        lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
+        deviation = rewards.std(1)
+        values = {
+            "reward": rewards.mean(),
+            "reward_std": deviation.mean(),  # within groups, as in the report's curves
+            "frac_reward_zero_std": (deviation <= 1e-6).float().mean(),
+            "completions/mean_length": lengths.mean(),
+            "completions/min_length": lengths.min(),
+            "completions/max_length": lengths.max(),
+            "completions/clipped_ratio": 1 - ended.float().mean(),
+            "completions/mean_terminated_length": lengths[ended].mean() if ended.any() else torch.tensor(0.0),
+        }
+        for name, value in values.items():
+            self._means[name].append(float(value))
+        tokens = int(rollouts.prompts.attention_mask.sum() + lengths.sum())
+        self.state.num_input_tokens_seen += sum(distributed.gather(tokens))
+        rows = [
+            as_row(question) | {"completions": group, "rewards": values}
+            for question, group, values in zip(questions, texts, rewards.tolist(), strict=True)
+        ]
+        self._sample = {"step": self.state.global_step} | rows[0]
+        return rows
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and show one sampled answer; its whole group is kept in `completions.jsonl`."""
+        super().log(logs, start_time)
+        if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
+            with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
+            said = self._sample["completions"][0]
+            tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
+
+
+def _moved(model: nn.Module) -> bool:
+    """Tell whether a model's adapters change anything: fresh ones are zero."""
+    return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)

@@ -1,0 +1,179 @@
+"""Name the causes of errors: noted by a person in a file, guessed by rule, counted with intervals.
+
+`predictions -> scoring -> [causes] -> inspection`. The notes stand beside the predictions, by question id, and outlive
+a reload, a new model and a new notebook. The report counts right answers and says nothing of the wrong ones.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from .. import predictions, prompt
+from ..dataset import show
+from ..predictions import Predictions, PredictionsError, group
+from . import plotting
+from .scoring import Rate, judge
+
+CAUSES = {  # and how to tell
+    "misheard": "the answer depends on the clip, and takes it for another choice",
+    "ignored the audio": "the answer is the same without the clip",
+    "outside the choices": "an answer was read, and it is none of the choices",
+    "unreadable form": "no answer could be read: several tags, an unclosed one, or nothing",
+    "ambiguous question": "a person who listens could choose the same",
+    "wrong in the data": "the clip contradicts the answer that is called right",
+    "other": "see the note",
+}
+UNTAGGED = "not tagged"
+
+
+def kind(row: Mapping, rule: str = "official") -> str:
+    """Say whether a row is "right", "wrong", "unreadable" (no answer could be read) or "withheld" (none is known).
+
+    >>> kind({"prediction": "A dog.", "answer": "a dog", "choices": ["a dog", "rain"]})
+    'right'
+    """
+    if not row["answer"]:
+        return "withheld"
+    if judge(row, rule):
+        return "right"
+    return "wrong" if row["prediction"] else "unreadable"
+
+
+def is_choice(row: Mapping) -> bool:
+    """Tell whether what was read from a reply is one of the choices."""
+    return any(prompt.matches(row["prediction"], choice, row["choices"]) for choice in row["choices"])
+
+
+def tags_path(path: str | Path) -> Path:
+    """Name the file of tags beside a file of predictions."""
+    return Path(f"{path}.tags.json")
+
+
+def read_tags(path: str | Path) -> dict[str, dict[str, str]]:
+    """Read what was noted about a file of predictions: `{id: {"cause": ..., "note": ...}}`; {} where nothing was.
+
+    Raises PredictionsError for a damaged file of tags.
+    """
+    beside = tags_path(path)
+    try:
+        tags = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
+        raise PredictionsError(
+            f"{beside}: cannot be read ({reason}); mend it, or move it away to begin anew."
+        ) from error
+    if not isinstance(tags, dict):
+        raise PredictionsError(f"{beside}: is no JSON object of tags; mend it, or move it away to begin anew.")
+    for name, entry in tags.items():
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("note"), str)
+            or entry.get("cause") not in _allowed()
+        ):
+            raise PredictionsError(
+                f"{beside}: {show(name)} has no note, or no cause of {', '.join(CAUSES)}; mend it, or take it out."
+            )
+    return tags
+
+
+def _allowed() -> tuple[str, ...]:
+    return ("", *CAUSES)
+
+
+def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
+    """Note the cause of an error beside a file of predictions, or take the note back ("" for both).
+
+    name: the question's id. cause: of `CAUSES`, or "". The file is replaced in one step, and never where it is damaged.
+    Raises ValueError for another cause, PredictionsError where the file cannot be read or written.
+    """
+    if cause not in _allowed():
+        raise ValueError(f"cause {show(cause)} is unknown; choose {', '.join(CAUSES)}, and say more in the note.")
+    tags = read_tags(path)  # again: another notebook may have written since
+    tags.pop(name, None)
+    if cause or note:
+        tags[name] = {"cause": cause, "note": note}
+    try:
+        predictions.write_whole(tags_path(path), json.dumps(tags, indent=1))
+    except OSError as error:
+        raise PredictionsError(
+            f"{tags_path(path)}: cannot be written ({error.strerror}); free it, and tag again."
+        ) from error
+
+
+def noted(path: str | Path) -> dict[str, str]:
+    """Read the causes that were noted about a file of predictions, by question id."""
+    return {name: entry["cause"] for name, entry in read_tags(path).items() if entry["cause"]}
+
+
+def suggest(run: Predictions, silent: Predictions | None = None, rule: str = "official") -> dict[str, str]:
+    """Guess the cause of every error by rule, by question id: where to begin listening, not a finding.
+
+    silent: the same model's answers to silence; without them no error counts as "ignored the audio".
+    """
+    deaf = {row["id"]: prompt.normalise(row["prediction"]) for row in silent.rows} if silent else {}
+    guesses = {}
+    for row in run.rows:
+        found = kind(row, rule)
+        if found == "unreadable":
+            guesses[row["id"]] = "unreadable form"
+        elif found == "wrong" and not is_choice(row):
+            guesses[row["id"]] = "outside the choices"
+        elif found == "wrong":
+            same = deaf.get(row["id"]) == prompt.normalise(row["prediction"])
+            guesses[row["id"]] = "ignored the audio" if same else "misheard"
+    return guesses
+
+
+def count(
+    run: Predictions, causes: Mapping[str, str], by: str = "task", rule: str = "official"
+) -> dict[str, dict[str, Rate]]:
+    """Count causes among all questions of a run: "all", and by task or another of `predictions.GROUPS`.
+
+    causes: by question id, as `noted` and `suggest` give them; an error without one counts as "not tagged".
+    """
+    groups = {"all": list(run.rows)}
+    for row in run.rows:
+        groups.setdefault(group(row, by), []).append(row)
+    errors = [row["id"] for row in run.rows if kind(row, rule) in ("wrong", "unreadable")]
+    causes = dict.fromkeys(errors, UNTAGGED) | dict(causes)
+    found = {causes.get(row["id"]) for row in run.rows}
+    names = [name for name in (*CAUSES, UNTAGGED) if name in found]
+    return {
+        value: {name: Rate(sum(causes.get(row["id"]) == name for row in rows), len(rows)) for name in names}
+        for value, rows in groups.items()
+    }
+
+
+def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = None) -> Figure:
+    """Plot the share of questions lost to each cause, one mark for each task or run, with 95 % Wilson intervals.
+
+    counts: of `count`, whole (by task), or each run's "all": `{"base": count(...)["all"], ...}`. Saves to `path` if
+    given.
+    """
+    found = {name for rates in counts.values() for name in rates}
+    names = [name for name in (*CAUSES, UNTAGGED) if name in found]
+    with rc_context(plotting.STYLE):
+        figure = plotting.Picture(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
+        axis = figure.subplots()
+        for number, ((value, rates), marker) in enumerate(zip(counts.items(), cycle("osD^v"), strict=False)):
+            n = next((rate.n for rate in rates.values()), 0)
+            shown = [rates.get(name, Rate(0, n)) for name in names]
+            share = np.array([rate.percent for rate in shown])
+            low, high = np.array([rate.interval for rate in shown]).reshape(-1, 2).T
+            bounds = [np.maximum(share - low, 0), np.maximum(high - share, 0)]
+            height = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)  # side by side
+            axis.errorbar(share, height, xerr=bounds, fmt=marker, markersize=4, capsize=3, label=f"{value} (n = {n})")
+        axis.set(xlabel="questions lost to the cause (percent)", xlim=(-1, None), yticks=range(len(names)))
+        axis.set_yticklabels(names)
+        axis.invert_yaxis()
+        figure.legend(frameon=False, loc="outside right upper")
+        if path:
+            figure.savefig(path)
+    return figure

@@ -1,0 +1,237 @@
+"""Draw what a run did, in one style: labelled axes with units, colour-blind safe, intervals wherever a mean is."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from matplotlib import cycler, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from transformers.audio_utils import hertz_to_mel
+
+from .. import audio
+from ..audio import Clip
+from . import stats
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 9,
+    "figure.dpi": 120,
+    "axes.prop_cycle": cycler(color=COLOURS),
+}
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, once; pyplot's would stand there twice."""
+
+    def _repr_png_(self) -> bytes:
+        full, small = io.BytesIO(), io.BytesIO()
+        self.savefig(full, format="png")
+        # 128 colours: a third of the bytes, as a committed notebook has to be small
+        Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        return small.getvalue()
+
+
+class Photograph(Figure):
+    """A figure that shows itself as JPEG, a quarter of a PNG's size where a picture is as fine as a spectrogram."""
+
+    def _repr_jpeg_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
+        return file.getvalue()
+
+
+def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read a run's `metrics.csv`: for each metric the steps at which it was logged, and its values."""
+    columns: dict[str, tuple[list, list]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name != "step":
+                    steps, values = columns.setdefault(name, ([], []))
+                    steps.append(int(row["step"]))
+                    values.append(float(value))
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}
+
+
+def smooth(values: Sequence[float], window: int = 9) -> np.ndarray:
+    """Average each value with its neighbours, `window` in all; fewer at the ends.
+
+    >>> smooth([0.0, 3.0, 0.0], 3)
+    array([1.5, 1. , 1.5])
+    """
+    values, half = np.asarray(values, float), window // 2
+    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_out: int = 0) -> Figure:
+    """Plot training curves like the report's: rewards, their deviation, length, entropy and held-out accuracy.
+
+    runs: name to `metrics.csv`. held_out: number of held-out questions, for 95 % intervals. Saves to `path` if given.
+    """
+    panels = {
+        "rewards/accuracy/mean": "accuracy reward (0 to 1)",
+        "rewards/format/mean": "format reward (0 to 1)",
+        "reward_std": "deviation of the reward\nwithin a group",
+        "completions/mean_length": "answer length (tokens)",
+        "entropy": "entropy of a token (nats)\nin the groups that taught",
+        "kl": "KL to the reference\n(nats a token)",
+        "eval_accuracy": "held-out accuracy (0 to 1)",
+    }
+    read = {run: read_metrics(file) for run, file in runs.items()}
+    for metrics in read.values():  # prompt 3's format reward goes by another name
+        if "rewards/think_format/mean" in metrics:
+            metrics["rewards/format/mean"] = metrics["rewards/think_format/mean"]
+    panels = {name: label for name, label in panels.items() if any(name in metrics for metrics in read.values())}
+    with rc_context(STYLE):
+        figure = Picture(figsize=(10, 5), layout="constrained")
+        axes = figure.subplots(2, -(-len(panels) // 2), squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
+            for colour, (run, metrics) in zip(cycle(COLOURS), read.items(), strict=False):
+                if name in metrics:
+                    _line(axis, *metrics[name], run, colour, held_out if name == "eval_accuracy" else 0)
+            axis.set(xlabel="optimizer step", ylabel=label)
+        if len(runs) > 1:
+            fullest = max(axes.flat, key=lambda axis: len(axis.get_legend_handles_labels()[1]))  # SFT has no rewards
+            fullest.legend(frameon=False)
+        if path:
+            figure.savefig(path)
+    return figure
+
+
+def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
+    if len(steps) > 60 and not questions:  # many noisy points: their average, over them
+        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, smooth(values), color=colour, label=run)
+        return
+    bounds = None
+    if questions:
+        low, high = np.array([stats.wilson(round(v * questions), questions) for v in values]).T
+        bounds = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
+    axis.errorbar(steps, values, bounds, color=colour, marker="o", markersize=4, capsize=3, label=run)
+
+
+def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
+    """Plot curves over the same x, a panel beside the other. panels: title to (name to values)."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(max(5, 3.8 * len(panels)), 3), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axis, (title, named) in zip(axes, panels.items(), strict=True):
+            for (name, values), style in zip(named.items(), cycle(("-", "--", "-.", ":"))):
+                axis.plot(x, values, style, label=name)
+            axis.set(title=title, xlabel=xlabel)
+        axes[0].set_ylabel(ylabel)
+        axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: str, label: str) -> Figure:
+    """Draw tables of numbers as coloured squares on one scale, named by `label`. panels: title to (rows, columns)."""
+    tables = {title: np.asarray(values, float) for title, values in panels.items()}
+    low, high = min(t.min() for t in tables.values()), max(t.max() for t in tables.values())
+    with rc_context(STYLE | {"axes.grid": False}):
+        figure = Picture(figsize=(max(4.5, 3 * len(tables) + 1), 3.4), layout="constrained")
+        axes = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
+        for axis, (title, table) in zip(axes, tables.items(), strict=True):
+            image = axis.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            rows, columns = table.shape
+            axis.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.5)
+            axis.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.5)
+            axis.set(title=title, xlabel=xlabel)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.yaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel(ylabel)
+        figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
+    """Draw each group's values as dots on a line of its own, their median as a bar; the x axis is logarithmic."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(6, 0.8 + 0.45 * len(groups)), layout="constrained")
+        axis = figure.subplots()
+        for place, (colour, values) in enumerate(zip(cycle(COLOURS), groups.values(), strict=False)):
+            axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=5)
+            axis.plot([np.median(values)], [place], "|", color="black", markersize=16, markeredgewidth=2)
+        axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=list(groups))
+        axis.set_ylim(len(groups) - 0.5, -0.5)
+    return figure
+
+
+def sounds(clips: Mapping[str, Clip], num_mel_bins: int = 128) -> Figure:
+    """Draw clips beside each other over the same seconds: as a wave, and as the log-mel picture that a model gets."""
+    # where round frequencies lie among the filters, which part 0 to 8 kHz evenly on the mel scale
+    top, khz = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney"), np.array([0.5, 1, 2, 4])
+    places = hertz_to_mel(1000 * khz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1
+    longest = max(clip.seconds for clip in clips.values())
+    mels = [audio.log_mel(c.wave, num_mel_bins)[:, : audio.num_frames(len(c.wave))].numpy() for c in clips.values()]
+    loudest = max(mel.max() for mel in mels)  # black: 2 below, which is 80 dB, where `log_mel` ends
+    with rc_context(STYLE | {"axes.grid": False, "figure.dpi": 100}):
+        figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
+        axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
+        for (caption, clip), mel, wave, picture in zip(clips.items(), mels, *axes, strict=True):
+            wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
+            wave.set(title=caption, xlim=(0, longest))
+            extent, scale = (0, clip.seconds, -0.5, len(mel) - 0.5), {"vmin": loudest - 2, "vmax": loudest}
+            picture.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=extent, **scale)
+            picture.set(xlabel="time (s)", xlim=(0, longest), yticks=places, yticklabels=[f"{f:g}" for f in khz])
+        axes[0, 0].set_ylabel("amplitude\n(of full scale)")
+        axes[1, 0].set_ylabel("frequency (kHz),\nmel scale")
+    return figure
+
+
+def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: float | None = None) -> Figure:
+    """Draw one bar a name. A pair (count, n) is drawn as count / n with its 95 % interval; guess: a dashed line."""
+    with rc_context(STYLE):
+        figure = Picture(figsize=(6, 0.8 + 0.3 * len(values)), layout="constrained")
+        axis = figure.subplots()
+        for place, value in enumerate(values.values()):
+            length, bounds = value, None
+            if isinstance(value, tuple):
+                length, (low, high) = value[0] / value[1], stats.wilson(*value)
+                bounds = [[max(length - low, 0)], [max(high - length, 0)]]
+            axis.barh(place, length, xerr=bounds, capsize=3, color=COLOURS[0])
+        if guess is not None:
+            axis.axvline(guess, color=COLOURS[1], linestyle="--")
+        axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=list(values))
+        axis.invert_yaxis()
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def intervals(
+    rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, marks: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw means with their intervals, a line a row and one mark a series. rows: name to (series to (mean, low, high)).
+
+    marks: vertical lines, such as a guesser's score.
+    """
+    series = list(dict.fromkeys(name for row in rows.values() for name in row))
+    with rc_context(STYLE):
+        figure = Picture(figsize=(7, 1 + len(rows) * (0.25 + 0.1 * len(series))), layout="constrained")
+        axis = figure.subplots()
+        for number, (name, colour, marker) in enumerate(zip(series, cycle(COLOURS), cycle("osD^v"), strict=False)):
+            shift = 0.15 * (number - (len(series) - 1) / 2)
+            there = [(place + shift, row[name]) for place, row in enumerate(rows.values()) if name in row]
+            mean, low, high = np.array([bounds for _, bounds in there], float).T
+            spread = np.maximum(np.nan_to_num([mean - low, high - mean]), 0)
+            style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 3}
+            axis.errorbar(mean, [place for place, _ in there], xerr=spread, label=name, **style)
+        for (name, value), dashes in zip((marks or {}).items(), cycle(("--", ":")), strict=False):
+            axis.axvline(value, color="#555555", linestyle=dashes, label=name)
+        axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=list(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.grid(axis="y", visible=False)
+        if len(series) + len(marks or {}) > 1:
+            axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

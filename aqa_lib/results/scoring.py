@@ -1,0 +1,202 @@
+"""Score finished predictions, ours or anybody's, without a model.
+
+`predictions -> [scoring] -> comparison -> report`. Three readings side by side: MMAU's official rule; strict
+(the answer read from the reply equals the right choice); and how many replies could not be read at all. The
+report gives the first alone, without intervals and without controls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .. import prompt, reward
+from ..predictions import GROUPS, Predictions, PredictionsError, group
+from . import mmau, stats
+
+RULES = ("official", "strict")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many of so many.
+
+    >>> print(Rate(645, 1000), Rate(0, 0))
+    64.5 [61.5, 67.4] -
+    """
+
+    right: int
+    n: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.right / self.n if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval, in percent."""
+        low, high = stats.wilson(self.right, self.n) if self.n else (float("nan"),) * 2
+        return 100 * low, 100 * high
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.percent:.1f} [{low:.1f}, {high:.1f}]" if self.n else "-"
+
+    def to_dict(self) -> dict:
+        known = {"percent": self.percent, "interval": list(self.interval)} if self.n else {}
+        return {"right": self.right, "n": self.n} | known
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a file of predictions is worth; scores are None where all answers are withheld."""
+
+    name: str
+    data: str
+    n: int  # questions asked
+    official: Rate | None
+    strict: Rate | None
+    unreadable: Rate
+    outside: Rate  # read, but none of the choices
+    tagged: Rate  # in the form that the prompt asked for
+    uniform: float | None
+    first_choice: float | None
+    by: dict[str, dict[str, dict[str, Rate]]] = field(default_factory=dict)  # "task", "sound", rule
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict:
+        """Give everything as plain numbers and texts, for JSON."""
+        rates = {
+            key: None if rate is None else rate.to_dict()
+            for key in (*RULES, "unreadable", "outside", "tagged")
+            for rate in [getattr(self, key)]
+        }
+        by = {
+            key: {value: {rule: rate.to_dict() for rule, rate in rules.items()} for value, rules in values.items()}
+            for key, values in self.by.items()
+        }
+        lines = {"uniform_guess": self.uniform, "first_choice": self.first_choice}
+        texts = {"name": self.name, "data": self.data, "n": self.n, "notes": list(self.notes)}
+        return texts | rates | lines | {"by": by}
+
+    def markdown(self) -> str:
+        """Lay the scores out as text: percent and 95 % Wilson interval."""
+        lines = [f"## {self.name}", "", f"{self.data}, {self.n} questions; percent [95 % interval]", ""]
+        if self.official:
+            lines += ["| | n | official rule | strict |", "|---|---|---|---|"]
+            for key, values in self.by.items():
+                for value, rates in values.items():
+                    official, strict = rates["official"], rates["strict"]
+                    lines.append(f"| {key}: {value or '(none)'} | {official.n} | {official} | {strict} |")
+            lines += [f"| **all** | {self.official.n} | **{self.official}** | **{self.strict}** |"]
+            lines += [f"| first choice always | | {self.first_choice:.1f} | |"]
+            lines += [f"| uniform guess | | {self.uniform:.1f} | |", ""]
+        lines += [
+            f"Replies: {self.unreadable} unreadable, {self.outside} read but none of the choices, "
+            f"{self.tagged} in the form asked for."
+        ]
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)]) + "\n"
+
+
+def score(run: Predictions | Sequence[dict]) -> Report:
+    """Score predictions by every rule, in total and by task, difficulty, category and sub-category.
+
+    Missing and empty predictions count as wrong, and are counted in `notes`. Withheld answers are not scored.
+    """
+    run = run if isinstance(run, Predictions) else Predictions("predictions", list(run))
+    rows, n, notes = run.rows, asked(run), []
+    replies = [row for row in rows if row["model_output"] is not None]
+    missing, empty = n - len(replies), sum(not mmau.words(official_text(row)) for row in replies)
+    if len(rows) < n:
+        notes.append(f"{n - len(rows)} of {n} questions were not reached: the run is not finished, run it again.")
+    if missing:
+        notes.append(f"{missing} of {n} questions have no prediction; they count as wrong.")
+    if empty:
+        notes.append(f"{empty} predictions hold no words; they count as wrong.")
+    if tags := sum("<answer>" in official_text(row) for row in replies):
+        notes.append(f"the official rule reads {tags} outputs with their <answer> tags as they stand.")
+    answered = [row for row in rows if row["answer"]]
+    if len(answered) < len(rows):
+        notes.append(f"{len(rows) - len(answered)} of {len(rows)} answers are withheld; they are not scored.")
+    outside = [
+        row["prediction"] and not any(prompt.matches(row["prediction"], c, row["choices"]) for c in row["choices"])
+        for row in replies
+    ]
+    formed = reward.think_format if run.settings.get("style") == 3 else reward.format
+    tagged = formed([None] * len(replies), [row["model_output"] for row in replies])
+    totals, by = dict.fromkeys(RULES), {}
+    if answered:
+        judged = {rule: [judge(row, rule) for row in answered] for rule in RULES}
+        counts = run.meta.get("counts", {}) if len(answered) == len(rows) else {}
+        totals = {rule: Rate(sum(judged[rule]), max(len(answered), n if counts else 0)) for rule in RULES}
+        by = {key: _by_group(answered, judged, key, counts.get(key, {})) for key in GROUPS}
+    return Report(
+        name=run.name,
+        data=data_version(run),
+        n=n,
+        **totals,
+        unreadable=Rate(sum(not row["prediction"] for row in replies), len(replies)),
+        outside=Rate(sum(map(bool, outside)), len(replies)),
+        tagged=Rate(int(sum(tagged)), len(replies)),
+        uniform=mmau.uniform_guess(answered) if answered else None,
+        first_choice=mmau.first_choice(answered) if answered else None,
+        by={key: values for key, values in by.items() if set(values) != {""}},
+        notes=tuple(notes),
+    )
+
+
+def _by_group(rows: list[dict], judged: dict[str, list[bool]], key: str, counts: dict[str, int]) -> dict:
+    names = [group(row, key) for row in rows]
+    return {
+        value: {
+            rule: Rate(
+                sum(right for right, name in zip(rights, names, strict=True) if name == value),
+                max(names.count(value), counts.get(value, 0)),
+            )
+            for rule, rights in judged.items()
+        }
+        for value in sorted({*names, *counts})
+    }
+
+
+def official_text(row: dict) -> str:
+    """Give what the official rule reads of a row: our extracted answer, or others' output as it stands."""
+    return row.get("official", row["prediction"])
+
+
+def judge(row: dict, rule: str) -> bool:
+    """Tell whether a row is right by "official" or "strict"; a missing prediction is wrong."""
+    if rule == "official":
+        return mmau.official(official_text(row), row["answer"], row["choices"])
+    if rule != "strict":
+        raise ValueError(f"rule {rule!r} is unknown; choose {' or '.join(RULES)}.")
+    return prompt.matches(row["prediction"], row["answer"], row["choices"])
+
+
+def asked(run: Predictions) -> int:
+    """Count the questions that a run was asked, reached or not."""
+    return max(len(run.rows), sum(run.meta.get("counts", {}).get("task", {}).values()))
+
+
+def questions_of(run: Predictions) -> str:
+    """Return the fingerprint of a run's questions, of those not yet reached too."""
+    return run.settings.get("questions") or mmau.fingerprint(run.rows)
+
+
+def data_version(run: Predictions) -> str:
+    """Name the data of a run: a published version, a part of one, or unknown data and its file."""
+    digest, content = run.settings.get("data_sha256") or "", questions_of(run)
+    if mmau.version(content).startswith("MMAU"):
+        return mmau.version(content)
+    if mmau.version(digest).startswith("MMAU"):
+        return f"{mmau.version(digest)}, {asked(run)} of its questions"
+    file = run.labels.get("data")
+    return (f"{file}, " if file else "") + mmau.version(digest or content)
+
+
+def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:
+    """Add the questions (rows with `id, question, choices, answer`) that a file lacks, as missing
+    predictions."""
+    known, there = {row["id"] for row in questions}, {row["id"] for row in run.rows}
+    if strange := there - known:
+        raise PredictionsError(f"{run.name}: predicts {min(strange)!r}, which is none of the questions.")
+    absent = [row | {"model_output": None, "prediction": ""} for row in questions if row["id"] not in there]
+    return Predictions(run.name, [*run.rows, *absent], run.meta)

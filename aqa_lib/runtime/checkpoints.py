@@ -1,0 +1,139 @@
+"""Keep checkpoints that survive a kill: each is whole, or it is not there, or it is recognised as damaged.
+
+`[checkpoints] -> training`. transformers' Trainer writes into `checkpoint-N` file by file, prunes, and resumes from the
+highest N, whole or not. Here a checkpoint is written aside, gets a list of its files with their sizes and sha256, is
+brought to the disk and only then renamed to `checkpoint-N`; older ones are pruned after that, and one that does not
+agree with its list is named and passed over.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+from ..results.mmau import sha256
+
+ASIDE = ".saving"  # where a checkpoint is written, inside the run's folder
+GONE = ".pruned"  # where one goes that is being deleted, so that no half of it keeps its name
+LIST = "files.json"  # when a checkpoint was saved, and the size and sha256 of its files
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or used; its one sentence says which, why, and what is left."""
+
+
+def seal(folder: Path) -> None:
+    """Write the list of a folder's files into it, and bring all of it to the disk."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / LIST]
+    listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files}
+    (folder / LIST).write_text(json.dumps({"saved": time.time(), "files": listed}, indent=1), encoding="utf-8")
+    for path in (*files, folder / LIST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+        _to_disk(path)
+
+
+def put(folder: Path, run: Path) -> None:
+    """Move a sealed folder to its place in the run's folder; what stood there under its name goes."""
+    old = run / folder.name
+    if old.exists():
+        _remove(old)
+    folder.rename(old)
+    _to_disk(run)
+
+
+def prune(run: Path, limit: int | None, best: str | None) -> None:
+    """Delete the oldest checkpoints until `limit` are left; the newest and the best one stay in any case."""
+    found = in_order(run)
+    kept = {path for path in found if best and path.name == Path(best).name} | set(found[-1:])
+    spare = [path for path in found if path not in kept]
+    for path in spare[: max(0, len(found) - max(limit or len(found), len(kept)))]:
+        _remove(path)
+    shutil.rmtree(run / GONE, ignore_errors=True)  # of an earlier run that was killed here
+
+
+def in_order(run: Path) -> list[Path]:
+    """List the checkpoints of a run, by the time of their saving: an older run in the same folder may have gone on
+    for longer."""
+    found = [path for path in Path(run).glob("checkpoint-*") if path.name.split("-")[1].isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: (_list(path).get("saved", path.stat().st_mtime), path.name))
+
+
+def fault(folder: str | Path) -> str | None:
+    """Say what is wrong with a checkpoint; None where all its files are as they were written."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "is no folder"
+    files = _list(folder).get("files")
+    if not files:
+        return f"has no {LIST} that can be read, so its saving was never finished"
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"lacks {name}"
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size} bytes of {name} where {size} were written"
+        if sha256(path) != digest:
+            return f"holds another {name} than was written"
+    return None
+
+
+def last_whole(run: str | Path) -> Path | None:
+    """Find the checkpoint to go on from; None where there is none at all.
+
+    Damaged ones are named in a warning and passed over. Raises CheckpointError where all are damaged.
+    """
+    found = in_order(Path(run))
+    for path in reversed(found):
+        if not (reason := fault(path)):
+            return path
+        logger.warning("%s %s; passed over.", path, reason)
+    if found:
+        raise CheckpointError(f"{run}: none of its {len(found)} checkpoints is whole; delete them to start anew.")
+    return None
+
+
+def not_saved(run: Path, name: str, error: Exception) -> CheckpointError:
+    """Word why a checkpoint could not be written; what was half written is removed."""
+    # torch speaks of an unexpected position where a disk is full
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or _no_space(run)
+    shutil.rmtree(run / ASIDE, ignore_errors=True)
+    reason = "the disk is full" if full else (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    left = in_order(run)
+    safe = f"{left[-1].name} and all before it are safe" if left else "no earlier one is there"
+    return CheckpointError(f"{run / name} could not be saved ({reason}); {safe}: make room, then resume.")
+
+
+def _no_space(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 2**20
+    except OSError:
+        return False
+
+
+def _list(folder: Path) -> dict:
+    try:
+        found = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remove(path: Path) -> None:
+    gone = path.parent / GONE
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,210 @@
+"""The error browser: what it selects, what it computes, and that it shows every text as text."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from aqa_lib import prompt
+from aqa_lib.course import inspection
+from aqa_lib.dataset import Question
+from aqa_lib.predictions import Predictions, PredictionsError
+from aqa_lib.results import causes
+
+HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script></pre></article>&lt;b&gt; \x00\ud800 $\\sqrt{2}$"
+ALLOWED = {"article", "p", "small", "bdi", "br", "strong", "em", "figure", "figcaption", "audio", "img", "meter"}
+ALLOWED |= {"table", "thead", "tbody", "tr", "th", "td", "pre"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of some HTML: tags with their attributes, and the text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def check(self):
+        for tag, attributes in self.tags:
+            assert tag in ALLOWED, f"<{tag}> got in"
+            assert not [name for name in attributes if name.startswith("on") or name == "href"], attributes
+            assert attributes.get("src", "data:").startswith("data:"), attributes
+        return self
+
+
+def row(name, reply, answer="a dog", task="sound"):
+    choices = ["a dog", "rain", "wind"]
+    return {
+        "id": name, "task": task, "question": "What barks?", "choices": choices, "answer": answer,
+        "model_output": reply, "prediction": prompt.extract_answer(reply or "") or "",
+    }  # fmt: skip
+
+
+A = [row("0", "rain"), row("1", "a dog"), row("2", "<answer>", task="music"), row("3", "It is wind."), row("4", None)]
+B = [row("0", "rain"), row("1", "wind"), row("2", "a dog", task="music"), row("3", "a dog"), row("4", "a dog")]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    paths = {"base": tmp_path / "base.jsonl", "GRPO": tmp_path / "grpo.jsonl"}
+    for path, rows in zip(paths.values(), (A, B), strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
+
+
+def ids(rows):
+    return "".join(row["id"] for row in rows)
+
+
+def test_rows_are_selected_by_task_and_kind_and_put_in_order():
+    assert ids(inspection.select(A, wanted="wrong")) == "03"
+    assert ids(inspection.select(A, wanted="unreadable")) == "24"
+    assert ids(inspection.select(A, wanted="right")) == "1"
+    assert ids(inspection.select(A, "music")) == "2"
+    assert ids(inspection.select(A, order="longest reply first")) == "32104"
+    sure = {str(i): {"a dog": p} for i, p in enumerate([0.5, 0.9, 0.1, 0.2])}
+    by_probability = "least sure of the right choice first"
+    assert ids(inspection.select(A, order=by_probability, probabilities=sure)) == "23014"  # unknown ones last
+    for bad in ({"wanted": "odd"}, {"order": "random"}):
+        with pytest.raises(ValueError, match="is unknown; choose"):
+            inspection.select(A, **bad)
+
+
+def test_who_fixed_what():
+    found = inspection.pairs(Predictions("a", A), Predictions("b", B))
+    assert found == {"0": "neither", "1": "only A", "2": "only B", "3": "only B", "4": "only B"}
+    with pytest.raises(PredictionsError, match="different questions"):
+        inspection.pairs(Predictions("a", A), Predictions("b", B[1:]))
+
+
+@pytest.mark.parametrize("style, thought", [(2, ""), (3, ""), (3, "<think>It barks.</think>")])
+def test_choice_probabilities_equal_a_forward_for_each_choice(model, processor, questions, clips, style, thought):
+    """By transformers' own processor and forward: one full row a choice, logits everywhere."""
+    question, clip = questions[2], clips[2]
+    text = processor.apply_chat_template(prompt.messages(question, style), tokenize=False, add_generation_prompt=True)
+    scores = []
+    for choice in question.choices:
+        ids = [
+            processor(text=text + reply, audio=clip.wave, sampling_rate=16_000, return_tensors="pt")
+            for reply in (thought, f"{thought}<answer>{choice}</answer>")
+        ]
+        tokens, P = ids[1].input_ids, ids[0].input_ids.shape[1]
+        with torch.no_grad():
+            logps = model(**ids[1]).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
+        scores.append(logps[P - 1 :].sum())
+    model.train()
+    found = inspection.choice_probabilities(model, processor, question, style, thought=thought)
+    assert model.training and list(found) == list(question.choices)
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(found.values()) == pytest.approx(torch.stack(scores).softmax(0).tolist(), abs=1e-4)
+    silent = inspection.choice_probabilities(model, processor, question, style, "silent", thought)
+    assert max(abs(found[choice] - silent[choice]) for choice in found) > 1e-6
+
+
+def test_a_card_marks_right_and_given_answers_in_words(questions):
+    question = questions[1]  # of ("rain", "a dog", "a siren"), "a dog" is right
+    given = {"id": question.id, "task": "sound", "question": question.question, "choices": list(question.choices)}
+    rows = {
+        name: given | {"answer": question.answer, "model_output": reply, "prediction": reply}
+        for name, reply in {"base": "a siren", "GRPO": "A dog."}.items()
+    }
+    probabilities = {"base": {"rain": 0.2, "a dog": 0.1, "a siren": 0.7}}
+    page = Page(inspection.card(question, rows, probabilities)).check()
+    assert "rain 20 %a dog ✔ right answer 10 %● answered a siren● answered  70 %" in page.text
+    assert "base: wrong" in page.text and "GRPO: right" in page.text
+    players = [attributes for tag, attributes in page.tags if tag == "audio"]
+    assert len(players) == 1 and players[0]["src"].startswith("data:audio/mpeg;base64,") and players[0]["aria-label"]
+    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+
+
+def test_hostile_texts_are_shown_as_text(tmp_path, clips):
+    import soundfile
+
+    clip = tmp_path / "x onerror=alert(1) '\"><script>alert(3)<"
+    soundfile.write(clip, clips[0].wave, 16_000, format="WAV")
+    choices = [HOSTILE, "rain", HOSTILE.upper()]
+    bad = {"id": HOSTILE, "task": HOSTILE, "question": HOSTILE, "choices": choices, "answer": "rain"}
+    bad |= {"model_output": HOSTILE, "prediction": HOSTILE, "category": [HOSTILE], "error": HOSTILE, "tokens": HOSTILE}
+    for audio in (clip, tmp_path / HOSTILE[:20], None):
+        question = Question(HOSTILE, audio, HOSTILE, tuple(choices), "rain")
+        made = inspection.card(question, {HOSTILE: bad, "other": bad}, {HOSTILE: {HOSTILE: 0.5}})
+        assert Page(made).check().text.count("<script>alert(2)</script>") >= 10  # nothing was dropped either
+        made.encode()  # no lone surrogate is left
+    page = Page(inspection.table([bad], causes={HOSTILE: HOSTILE})).check()
+    assert page.text.count("<img src=x onerror=alert(1)>") == 4
+    assert "<b>" not in page.text and "&lt;b&gt;" in page.text  # escaped once, not twice
+    Page(inspection.alert(HOSTILE)).check()
+
+
+def test_mathjax_is_kept_off():
+    for made in (inspection.card(None, {"run": A[0]}), inspection.table(A), inspection.alert("$x$")):
+        assert "mathjax_ignore" in Page(made).tags[0][1]["class"]
+
+
+def test_a_megabyte_is_cut():
+    made = inspection.card(None, {"run": row("0", "<" * 1_000_000)})
+    assert len(made) < 50_000 and "995000 more characters" in made
+
+
+def test_a_clip_that_is_gone_is_told_on_the_card(tmp_path):
+    question = Question("q", tmp_path / "gone.wav", "What?", ("a", "b"), "a")
+    text = Page(inspection.card(question, {"run": A[0]})).text
+    assert "gone.wav: no such file" in text and str(tmp_path) not in text and "What barks?" in text
+    assert "no clip is known" in inspection.card(None, {"run": A[0]})
+
+
+def test_browsing(runs, model, processor, questions):
+    """Filter, step, compare, tag: what the controls do, by their values."""
+    clips = [Question(str(i), questions[0].audio, "What barks?", tuple(A[0]["choices"]), "a dog") for i in range(5)]
+    browser = inspection.browse(runs, clips, {"base": (model, processor), "GRPO": (model, processor)})
+    assert browser.place.value == "1 of 2" and "Question" in browser.page.value and "<audio" in browser.page.value
+    browser.next.click()
+    assert browser.place.value == "2 of 2" and browser.next.disabled and not browser.previous.disabled
+    assert "It is wind." in browser.page.value and "%" in browser.page.value
+    browser.cause.value, browser.note.value = "misheard", "wind or a dog?"
+    assert causes.read_tags(runs["base"]) == {"3": {"cause": "misheard", "note": "wind or a dog?"}}
+    browser.previous.click()
+    assert (browser.cause.value, browser.note.value, browser.saved.value) == ("", "", "")
+    browser.kind.value = "all"
+    browser.other.value, browser.pair.value = "GRPO", "only B"
+    assert ids(browser.rows) == "234" and "GRPO" in browser.page.value
+    browser.order.value = inspection.ORDERS[-1]
+    assert {*ids(browser.rows)} == {*"234"} and len(browser.known["base"]) >= 3
+    browser.task.value = "music"
+    assert ids(browser.rows) == "2"
+    browser.kind.value = "right"
+    assert browser.place.value == "0 of 0" and "No question is left" in browser.page.value and browser.cause.disabled
+    again = inspection.browse(runs)  # another session: the tag is there
+    again.next.click()
+    assert (again.cause.value, again.note.value) == ("misheard", "wind or a dog?")
+    assert causes.read_tags(runs["base"]).keys() == {"3"}  # looking changes nothing
+
+
+def test_a_broken_file_of_tags_is_told_in_the_browser(runs):
+    causes.tags_path(runs["base"]).write_text("{")
+    browser = inspection.browse(runs)
+    assert "tags.json: cannot be read" in browser.page.value and "What barks?" in browser.page.value
+    browser.cause.value = "misheard"
+    assert browser.saved.value == "" and browser.page.value.count('role="alert"') == 2  # and the missing clip
+    assert causes.tags_path(runs["base"]).read_text() == "{"
+
+
+def test_runs_that_cannot_be_browsed_are_refused_in_a_sentence(runs, tmp_path):
+    with pytest.raises(ValueError, match="no run to browse"):
+        inspection.browse({})
+    with pytest.raises(ValueError, match="'sft', which is none of the runs base, GRPO"):
+        inspection.browse(runs, models={"sft": (None, None)})
+    with pytest.raises(PredictionsError, match="gone.jsonl: cannot be read"):
+        inspection.browse({"gone": tmp_path / "gone.jsonl"})
+    runs["GRPO"].write_text(json.dumps(B[0]) + "\n")
+    browser = inspection.browse(runs)
+    browser.other.value, browser.pair.value = "GRPO", "only A"
+    assert "different questions never go into one table" in browser.page.value

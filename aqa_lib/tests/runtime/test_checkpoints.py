@@ -1,0 +1,118 @@
+"""Checkpoints: whole, or recognised as damaged and passed over; never the reason that an older one is lost."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from aqa_lib.runtime import checkpoints
+from aqa_lib.runtime.checkpoints import CheckpointError
+
+
+def write(run, step, content="weights"):
+    folder = run / checkpoints.ASIDE / f"checkpoint-{step}"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "model.safetensors").write_text(f"{content} {step}")
+    (folder / "adapter" / "optimizer.pt").write_text(f"moments {step}")
+    checkpoints.seal(folder)
+    checkpoints.put(folder, run)
+    return run / f"checkpoint-{step}"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda c: (c / "model.safetensors").write_text("half"), "has 4 bytes of model.safetensors where 9 were"),
+        (lambda c: (c / "model.safetensors").write_text("weights 7"), "holds another model.safetensors"),
+        (lambda c: shutil.rmtree(c / "adapter"), "lacks adapter/optimizer.pt"),
+        (lambda c: (c / checkpoints.LIST).unlink(), "its saving was never finished"),
+        (lambda c: (c / checkpoints.LIST).write_text('{"files": {'), "its saving was never finished"),
+        (lambda c: (c / checkpoints.LIST).write_text("[]"), "its saving was never finished"),
+        (shutil.rmtree, "is no folder"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage, reason):
+    first, second = write(tmp_path, 1), write(tmp_path, 2)
+    assert checkpoints.last_whole(tmp_path) == second
+    damage(second)
+    assert reason in checkpoints.fault(second)
+    assert checkpoints.last_whole(tmp_path) == first
+    assert second.exists() == ("checkpoint-2" in caplog.text)
+    shutil.rmtree(first / "adapter")
+    if second.exists():
+        with pytest.raises(CheckpointError, match="none of its 2 checkpoints is whole"):
+            checkpoints.last_whole(tmp_path)
+
+
+def test_there_need_be_none(tmp_path):
+    (tmp_path / "checkpoint-old").mkdir()
+    assert checkpoints.last_whole(tmp_path) is checkpoints.last_whole(tmp_path / "nowhere") is None
+
+
+def test_the_last_saved_counts_not_the_highest_step(tmp_path):
+    """A run that was started anew in the folder of a longer one goes on from its own checkpoint."""
+    write(tmp_path, 1000)
+    new = write(tmp_path, 5)
+    assert checkpoints.last_whole(tmp_path) == new
+    checkpoints.prune(tmp_path, 1, None)
+    assert checkpoints.in_order(tmp_path) == [new]
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path):
+    for step in range(1, 6):
+        write(tmp_path, step)
+    checkpoints.prune(tmp_path, None, None)
+    assert len(checkpoints.in_order(tmp_path)) == 5
+    checkpoints.prune(tmp_path, 3, str(tmp_path / "checkpoint-2"))
+    assert [path.name[-1] for path in checkpoints.in_order(tmp_path)] == ["2", "4", "5"]
+    checkpoints.prune(tmp_path, 1, str(tmp_path / "checkpoint-2"))
+    assert [path.name[-1] for path in checkpoints.in_order(tmp_path)] == ["2", "5"]
+    assert not (tmp_path / checkpoints.GONE).exists()
+
+
+def test_a_checkpoint_replaces_an_older_one_of_its_step(tmp_path):
+    write(tmp_path, 3)
+    assert (write(tmp_path, 3, "new") / "model.safetensors").read_text() == "new 3"
+    assert len(checkpoints.in_order(tmp_path)) == 1
+
+
+def test_why_it_could_not_be_saved(tmp_path):
+    write(tmp_path, 4)
+    (tmp_path / checkpoints.ASIDE).mkdir(exist_ok=True)
+    full = checkpoints.not_saved(tmp_path, "checkpoint-6", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert "checkpoint-6 could not be saved (the disk is full); checkpoint-4 and all before it are safe" in str(full)
+    assert not (tmp_path / checkpoints.ASIDE).exists()
+    other = checkpoints.not_saved(tmp_path / "empty", "checkpoint-6", RuntimeError("writer failed.\nat line 9"))
+    assert "(writer failed); no earlier one is there" in str(other)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hostile",)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_no_pickle_in_a_checkpoint_runs(train, questions, tmp_path, monkeypatch, name):
+    """Even one whose list was written anew to agree with it."""
+    train(save_strategy="steps", save_steps=1, max_steps=1)
+    checkpoint = tmp_path / "checkpoint-1"
+    assert not list(tmp_path.rglob("*.bin")), "a pickle that nobody needs"
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state": Hostile()}, checkpoint / name)
+    with pytest.raises(CheckpointError, match=f"holds another {name}|bytes of {name}"):
+        train(resume=str(checkpoint), max_steps=2)
+    checkpoints.seal(checkpoint)
+    with pytest.raises(pickle.UnpicklingError):
+        train(resume=str(checkpoint), max_steps=2)
+    assert not (tmp_path / "hostile").exists()
+
+
+def test_tokens_are_not_saved(train, tmp_path):
+    train(save_strategy="steps", save_steps=1, max_steps=1, hub_token="hf_secret_of_mine")
+    options = json.loads((tmp_path / "checkpoint-1" / "training_args.json").read_text())
+    assert options["learning_rate"] == 1e-3 and options["hub_token"] == "<HUB_TOKEN>"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret_of_mine" in path.read_bytes()]
