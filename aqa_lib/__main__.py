@@ -138,14 +138,13 @@ def train(job: str, arguments: list[str]) -> None:
 
     from . import dataset, model, reward
     from .grpo import GRPOConfig, GRPOTrainer
-    from .results import mmau
-    from .runtime import checkpoints
+    from .runtime import checkpoints, files
     from .sft import SFTConfig, SFTTrainer
 
     scale, run, config = parse_training(job, SFTConfig if job == "sft" else GRPOConfig, arguments)
     print(f"{scale}\ntraining {run.model} on {run.train}, into {config.output_dir}")
     refuse_too_large(run, config)
-    rewards = run.rewards or ["accuracy", "think_format" if config.prompt_style == 3 else "format"]
+    rewards = run.rewards or ["accuracy", reward.form_of(config.prompt_style).__name__]
     rewards = [reward.get(name) for name in rewards]
     ensure_tiny(run.train)
     options = {"audio_root": run.audio, "on_error": "skip" if run.skip_bad_rows else "raise"}
@@ -166,7 +165,7 @@ def train(job: str, arguments: list[str]) -> None:
     trainer.labels = {"model": run.model}
     for name, path in (("train", run.train), ("held_out", run.held_out)):
         if path:
-            trainer.labels |= {name: Path(path).name, f"{name}_sha256": mmau.sha256(path)}
+            trainer.labels |= {name: Path(path).name, f"{name}_sha256": files.sha256(path)}
     if run.resume and not checkpoints.in_order(config.output_dir):
         print(f"no checkpoint in {config.output_dir} yet: starting from the base")
     trainer.train(resume_from_checkpoint=run.resume or None)

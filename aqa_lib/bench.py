@@ -40,12 +40,13 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from . import audio, baseline, predictions
+from . import audio, baseline
 from .dataset import Question
 from .grpo import GRPOConfig, GRPOTrainer
 from .loss import completion_logps
 from .model import Example, Prompts, collate, encode_audio, parts
 from .rollout import Rollouts
+from .runtime import files
 from .tiny import pretrain
 from .training.base import Examples
 
@@ -444,7 +445,7 @@ def run_bench(args: Namespace) -> None:
     size = {"size": args.size} if args.size else {}
     rows = (BENCHES | {"gpu": bench_gpu.bench_gpu})[args.kind](**size)
     if args.json:
-        record = {"kind": args.kind, "machine": machine(), "environment": predictions.environment(), "rows": rows}
+        record = {"kind": args.kind, "machine": machine(), "environment": files.environment(), "rows": rows}
         print(json.dumps(record, indent=1))
     else:
         print(bench_gpu.markdown(rows) if args.kind == "gpu" else markdown(args.kind, rows))

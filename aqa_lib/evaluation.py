@@ -32,8 +32,8 @@ from . import predictions, prompt, scale
 from . import rollout as rollouts
 from .audio import AudioError
 from .dataset import Question
-from .results import mmau
-from .runtime import distributed, faults
+from .loss import completion_logps
+from .runtime import distributed, faults, files
 
 HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
 logger = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ def predict(
     if path is not None:
         settings = {
             "weights": weights_sha256(model),
-            "data_sha256": mmau.sha256(data) if data else None,
-            "questions": mmau.fingerprint(blank),
+            "data_sha256": files.sha256(data) if data else None,
+            "questions": files.fingerprint(blank),
             "style": style,
             "audio": audio,
             "shuffle_choices": shuffle_choices,
@@ -104,10 +104,10 @@ def predict(
             "settings": settings,
             "labels": {"model": model_name(model), "data": name, "batch_size": batch_size, **(labels or {})},
             "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
-            "environment": predictions.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
+            "environment": files.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
             "scale": scale.get().name,
             "seed": seed,  # of the sampling, where there is any
-            "started": predictions.now(),
+            "started": files.now(),
         }
         ids = [question.id for question in questions]
         if first and (processes == 1 or Path(path).exists()):
@@ -141,7 +141,7 @@ def predict(
                 if i not in rows:
                     rows[i] = blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply
                     if file:
-                        predictions.append(file, rows[i])
+                        files.append(file, rows[i])
             bar.update(len(rows) - bar.n)
     finally:
         loaded.close()
@@ -344,6 +344,31 @@ def accuracy(rows: Sequence[Mapping]) -> dict[str, float]:
     by = {task: [bool(row["correct"]) for row in rows if predictions.group(row, "task") == task] for task in tasks}
     by["average"] = [bool(row["correct"]) for row in rows]
     return {task: sum(right) / len(right) for task, right in by.items()}
+
+
+@torch.no_grad()
+def choice_probabilities(
+    model: nn.Module, processor, question: Question, style: int = 2, heard: str = "heard", thought: str = ""
+) -> dict[str, float]:
+    """Give each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
+
+    style: prompt 1, 2 or 3. heard: as in `model.prepare`. thought: put into the model's mouth before it answers, tags
+    and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
+    choices are unlikely for their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
+    """
+    choices = list(dict.fromkeys(question.choices))
+    replies = [thought + prompt.target(replace(question, answer=choice)) for choice in choices]
+    tokens = processor.tokenizer(replies, add_special_tokens=False).input_ids
+    width = max(map(len, tokens))
+    ids = torch.tensor([[[*reply, *[0] * (width - len(reply))] for reply in tokens]])  # (1, G, C)
+    mask = torch.arange(width) < torch.tensor([len(reply) for reply in tokens])[:, None]
+    prompts = models.collate(processor, [models.prepare(processor, question, style, heard)])
+    device, training = model.device, model.training
+    model.eval()
+    taught = rollouts.Rollouts(prompts.to(device), ids.to(device), mask[None].to(device), mask.any(1)[None].to(device))
+    logps, _ = completion_logps(model, taught)
+    model.train(training)
+    return dict(zip(choices, logps[0].sum(-1).double().softmax(-1).tolist(), strict=True))
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -8,16 +8,12 @@ written in the official form too.
 
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, prompt
+from . import prompt
+from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
 KEPT = (
@@ -32,10 +28,6 @@ CONTROLS = {  # their names, and what `evaluation.predict` is asked for
     "shuffled": {"shuffle_choices": 0},
     "text-only": {"audio": "none"},
 }
-PACKAGES = (  # that a result may depend on
-    *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate"),
-    *("numpy", "librosa", "soxr", "soundfile"),
-)
 
 
 class PredictionsError(ValueError):
@@ -109,36 +101,6 @@ def share_path(path: str | Path, rank: int, processes: int) -> Path:
     return Path(f"{path}.{rank + 1}-of-{processes}")
 
 
-@cache  # what counts is the state of the code when it was loaded
-def environment() -> dict:
-    """Record what ran: package versions, Python, and the commit of this package (`dirty`: with local
-    changes)."""
-    versions = {"aqa_lib": __version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    here = Path(__file__)
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", here.parent, *words], capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    ours = git("ls-files", here.name)  # empty where the package lies inside somebody else's repository
-    commit = git("rev-parse", "HEAD") if ours else None
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
-    return {"python": platform.python_version(), **versions, "commit": commit, "dirty": dirty}
-
-
-def now() -> str:
-    """Tell the time as an ISO date in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
     """Open a file of predictions for `append`, or start it: return the rows that are there, by their index.
 
@@ -179,33 +141,6 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
             raise PredictionsError(f"{path} line {number}: no row of this run; give another name, or delete the file.")
         rows[index] = row
     return rows
-
-
-def append(file, row: dict) -> None:
-    """Write one row to a binary file without a buffer, so that a kill later cannot take it."""
-    line = as_line(row).encode()
-    try:
-        while line:
-            line = line[file.write(line) :]
-    except OSError as error:
-        raise PredictionsError(
-            f"{file.name}: cannot be written ({error.strerror}); what it holds is kept: make room, then run it again."
-        ) from error
-
-
-def as_line(row: dict) -> str:
-    """Write a row as a line of JSON; half of a surrogate pair, which UTF-8 cannot hold, as its escape."""
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
-
-
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a file in one step: a kill leaves the old one or the new one, never half."""
-    half = Path(f"{path}.part")
-    with open(half, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(half, path)
 
 
 def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:

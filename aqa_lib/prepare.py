@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from . import audio, dataset
 from .dataset import Question
-from .predictions import append, write_whole
+from .runtime.files import append, write_whole
 
 SHOWN = 10  # dropped questions that are printed; the report file has all
 QUIET = 0.1  # peak below which 16 bits would be heard as noise

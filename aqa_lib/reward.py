@@ -71,6 +71,15 @@ def think_format(prompts, completions, **columns) -> list[float]:
     return scores
 
 
+def form_of(style: int | None) -> Callable[..., list[float]]:
+    """Return the format reward of a prompt: `think_format` for prompt 3, `format` for the others and where unknown.
+
+    >>> form_of(3).__name__, form_of(None).__name__
+    ('think_format', 'format')
+    """
+    return think_format if style == 3 else format
+
+
 def faithful_accuracy(prompts, completions, answer, math_verify=False, **columns) -> list[float]:
     """Give 1 where the first tag on a line, or else the whole completion, equals the answer letter by letter.
 

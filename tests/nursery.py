@@ -15,8 +15,9 @@ from pathlib import Path
 import accelerate
 import torch
 
-from aqa_lib import predictions, rollout
+from aqa_lib import rollout
 from aqa_lib.__main__ import main
+from aqa_lib.runtime import files
 
 
 def kill(*_, **__):
@@ -42,7 +43,7 @@ def half_written(original, thing, path, *args, **kwargs):
 
 
 def half_a_line(original, file, row):
-    line = predictions.as_line(row).encode()
+    line = files.as_line(row).encode()
     file.write(line[: len(line) // 2])
     kill()
 
@@ -63,9 +64,9 @@ PLACES = {
     "renaming": (Path, "rename"),
     "pruning": (shutil, "rmtree"),
     "replacing a file": (os, "replace"),
-    "half a line": (predictions, "append", half_a_line),
+    "half a line": (files, "append", half_a_line),
     "Ctrl-C": (rollout, "draw", interrupted),
-    "Ctrl-C before a line": (predictions, "append", interrupted),
+    "Ctrl-C before a line": (files, "append", interrupted),
 }
 
 

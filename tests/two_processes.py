@@ -11,9 +11,9 @@ from unittest import mock
 import torch
 from torch.distributed.tensor import DTensor
 
-from aqa_lib import dataset, evaluation, predictions
+from aqa_lib import dataset, evaluation
 from aqa_lib.grpo import GRPOConfig, GRPOTrainer
-from aqa_lib.runtime import distributed
+from aqa_lib.runtime import distributed, files
 from aqa_lib.sft import SFTConfig, SFTTrainer
 from aqa_lib.tiny import pretrain
 
@@ -83,7 +83,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
 def evaluate(folder: Path, model, processor, held_out) -> None:
     """Answer questions, be stopped, and go on."""
     asked = (model.eval(), processor, held_out, folder / "p.jsonl")
-    with mock.patch.object(predictions, "append", stop_at_second(predictions.append)):
+    with mock.patch.object(files, "append", stop_at_second(files.append)):
         try:
             evaluation.predict(*asked, batch_size=2, progress=False)
         except KeyboardInterrupt:

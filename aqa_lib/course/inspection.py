@@ -14,17 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets as widgets
-import torch
-from torch import nn
 
 from .. import audio, predictions, prompt
-from .. import model as models
 from ..dataset import UNPRINTABLE, Question
-from ..loss import completion_logps
+from ..evaluation import choice_probabilities
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
 from ..results.causes import CAUSES, UNTAGGED, is_choice, kind, read_tags, tag
-from ..rollout import Rollouts
 from . import show
 
 KINDS = ("wrong", "unreadable", "right", "all")
@@ -74,31 +70,6 @@ def select(
     elif order == "least sure of the right choice first":
         kept.sort(key=lambda row: (probabilities or {}).get(row["id"], {}).get(row["answer"], 1.0))
     return kept
-
-
-@torch.no_grad()
-def choice_probabilities(
-    model: nn.Module, processor, question: Question, style: int = 2, heard: str = "heard", thought: str = ""
-) -> dict[str, float]:
-    """Give each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
-
-    style: prompt 1, 2 or 3. heard: as in `model.prepare`. thought: put into the model's mouth before it answers, tags
-    and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
-    choices are unlikely for their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
-    """
-    choices = list(dict.fromkeys(question.choices))
-    replies = [thought + prompt.target(replace(question, answer=choice)) for choice in choices]
-    tokens = processor.tokenizer(replies, add_special_tokens=False).input_ids
-    width = max(map(len, tokens))
-    ids = torch.tensor([[[*reply, *[0] * (width - len(reply))] for reply in tokens]])  # (1, G, C)
-    mask = torch.arange(width) < torch.tensor([len(reply) for reply in tokens])[:, None]
-    prompts = models.collate(processor, [models.prepare(processor, question, style, heard)])
-    device, training = model.device, model.training
-    model.eval()
-    rollouts = Rollouts(prompts.to(device), ids.to(device), mask[None].to(device), mask.any(1)[None].to(device))
-    logps, _ = completion_logps(model, rollouts)
-    model.train(training)
-    return dict(zip(choices, logps[0].sum(-1).double().softmax(-1).tolist(), strict=True))
 
 
 # -- HTML ------------------------------------------------------------------------------------------------------------

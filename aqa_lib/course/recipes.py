@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from .. import dataset, evaluation, model, scale
+from .. import dataset, evaluation, model, reward, scale
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
 from ..sft import LORA_RATE, SFTConfig, SFTTrainer
@@ -19,7 +19,7 @@ from ..tiny import synth
 from . import artifacts
 
 LORA_R = 16  # rank of the adapters of the report's LoRA row, which it does not name
-REWARDS = {1: ("accuracy", "format"), 2: ("accuracy", "format"), 3: ("accuracy", "think_format")}
+REWARDS = {style: ("accuracy", reward.form_of(style).__name__) for style in (1, 2, 3)}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .. import predictions
 from .. import scale as scales
 from ..results import ablation, comparison, report, scoring
 from ..results.plotting import read_metrics
+from ..runtime.files import write_whole
 from . import plan
 
 SEEDS = (0, 1, 2)
@@ -141,7 +142,7 @@ def _same_command(run: Run) -> None:
     if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != commands:
         raise StudyError(f"{run.folder}: was made in another way ({beside}); give another --output, or delete it.")
     beside.parent.mkdir(parents=True, exist_ok=True)
-    predictions.write_whole(beside, json.dumps(commands))
+    write_whole(beside, json.dumps(commands))
 
 
 def _failure(run: Run, log: Path, code: int) -> str:

@@ -96,7 +96,7 @@ def measure(arm: Arm, rule: str = "official") -> dict[str, Bounds]:
         rows = ((row["id"], value(row)) for run in arm.runs for row in run.rows)
         return _over_questions((name, number) for name, number in rows if number is not None)
 
-    formed = reward.think_format if arm.runs[0].settings.get("style") == 3 else reward.format
+    formed = reward.form_of(arm.runs[0].settings.get("style"))
 
     def related(*kinds: str) -> Bounds:
         known = ((row["id"], relation(row["model_output"], row["choices"])) for run in arm.runs for row in run.rows)

@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .. import predictions, prompt
+from .. import prompt
 from ..dataset import show
 from ..predictions import Predictions, PredictionsError, group
+from ..runtime.files import write_whole
 from . import plotting
 from .scoring import Rate, judge
 
@@ -100,7 +101,7 @@ def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
     if cause or note:
         tags[name] = {"cause": cause, "note": note}
     try:
-        predictions.write_whole(tags_path(path), json.dumps(tags, indent=1))
+        write_whole(tags_path(path), json.dumps(tags, indent=1))
     except OSError as error:
         raise PredictionsError(
             f"{tags_path(path)}: cannot be written ({error.strerror}); free it, and tag again."

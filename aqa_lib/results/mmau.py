@@ -5,11 +5,8 @@ for what `evaluation.py` of `Sakshi113/MMAU` does, word for word, with one diffe
 question without a prediction is wrong here and skipped there.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 OLD = "MMAU Test-mini 2025-03-25"  # the report's
 NEW = "MMAU Test-mini v05.15.25"  # today's; shares 894 ids with the old one, of which 258 changed
@@ -18,7 +15,7 @@ FILES = {  # sha256 of the published question files
     "e8cc09223b497191781756212cb616315690aaa6ea7ac359db1b65d97d1e2433": OLD,
     "9f18fda99f8dbc2bc5ecd6323fb5063309f54969810b5c6f1caeb3b8d904cf1c": NEW,
 }
-CONTENTS = {  # fingerprint() of their questions, which survives in a file of predictions
+CONTENTS = {  # files.fingerprint() of their questions, which survives in a file of predictions
     "2cc48da55b7aa6b9680f7b8ac3210c0931c7e803f459c623aa5a2c36a4c94d98": OLD,
     "ce582a7fb50c9556414643611bc7489d55e8924db5b1f63034e378d6dc34a026": NEW,
 }
@@ -46,40 +43,6 @@ def official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     said, right = words(prediction), words(answer)
     wrong = frozenset().union(*map(words, choices)) - right
     return bool(said) and right <= said and not said & wrong
-
-
-def fingerprint(rows: Iterable[Mapping]) -> str:
-    """Hash the questions of some rows (`id, question, choices, answer`), whatever their order and their
-    choices' order.
-
-    Two files of predictions may be compared where their fingerprints are equal.
-
-    >>> row = {"id": "1", "question": "What?", "choices": ["a", "b"], "answer": "a"}
-    >>> fingerprint([row]) == fingerprint([row | {"choices": ["b", "a"], "model_output": "a"}])
-    True
-    """
-
-    def fold(text: str) -> str:  # readers may tidy white space
-        return " ".join(text.split())
-
-    keys = sorted(
-        json.dumps(
-            [
-                str(row["id"]),
-                fold(row["question"]),
-                sorted(map(fold, row["choices"])),
-                fold(row["answer"]),
-            ]
-        )
-        for row in rows
-    )
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
-
-
-def sha256(path: str | Path) -> str:
-    """Hash a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def version(digest: str) -> str:

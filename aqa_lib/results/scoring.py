@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .. import prompt, reward
 from ..predictions import GROUPS, Predictions, PredictionsError, group
+from ..runtime.files import fingerprint
 from . import mmau, stats
 
 RULES = ("official", "strict")
@@ -120,7 +121,7 @@ def score(run: Predictions | Sequence[dict]) -> Report:
         row["prediction"] and not any(prompt.matches(row["prediction"], c, row["choices"]) for c in row["choices"])
         for row in replies
     ]
-    formed = reward.think_format if run.settings.get("style") == 3 else reward.format
+    formed = reward.form_of(run.settings.get("style"))
     tagged = formed([None] * len(replies), [row["model_output"] for row in replies])
     totals, by = dict.fromkeys(RULES), {}
     if answered:
@@ -178,7 +179,7 @@ def asked(run: Predictions) -> int:
 
 def questions_of(run: Predictions) -> str:
     """Return the fingerprint of a run's questions, of those not yet reached too."""
-    return run.settings.get("questions") or mmau.fingerprint(run.rows)
+    return run.settings.get("questions") or fingerprint(run.rows)
 
 
 def data_version(run: Predictions) -> str:

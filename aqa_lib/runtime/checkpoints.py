@@ -14,7 +14,7 @@ import shutil
 import time
 from pathlib import Path
 
-from ..results.mmau import sha256
+from .files import sha256
 
 ASIDE = ".saving"  # where a checkpoint is written, inside the run's folder
 GONE = ".pruned"  # where one goes that is being deleted, so that no half of it keeps its name

@@ -14,7 +14,7 @@ from aqa_lib import evaluation, predictions
 from aqa_lib.audio import AudioError
 from aqa_lib.dataset import Question
 from aqa_lib.model import Example
-from aqa_lib.results import mmau
+from aqa_lib.runtime import files
 
 N = 11
 QUESTIONS = [
@@ -98,7 +98,7 @@ def test_the_record_says_how_the_file_was_made(model, tmp_path):
     data.write_text("[]")
     answer(model, tmp_path / "p.jsonl", data=data, labels={"method": "grpo", "train_seed": 3})
     meta = json.loads((tmp_path / "p.jsonl.meta.json").read_text())
-    assert meta["settings"]["data_sha256"] == mmau.sha256(data)
+    assert meta["settings"]["data_sha256"] == files.sha256(data)
     assert meta["settings"]["style"] == 2 and meta["settings"]["decoding"] == "greedy"
     assert meta["labels"] == {
         "model": "run/checkpoint-5", "data": "questions.json", "batch_size": 4,
@@ -205,7 +205,7 @@ def test_shuffled_choices_are_the_same_choices_in_another_order(model, tmp_path)
     assert shuffled == again != other
     assert any(a["choices"] != b["choices"] for a, b in zip(plain, shuffled, strict=True))
     assert [sorted(row["choices"]) for row in shuffled] == [sorted(row["choices"]) for row in plain]
-    assert mmau.fingerprint(shuffled) == mmau.fingerprint(plain)
+    assert files.fingerprint(shuffled) == files.fingerprint(plain)
 
 
 def test_a_bad_clip_stops_or_is_left_without_a_prediction(model, tmp_path):

@@ -16,6 +16,7 @@ from aqa_lib import audio, evaluation, predictions, prompt, reward
 from aqa_lib.audio import AudioError, load
 from aqa_lib.dataset import DataError, Question, read
 from aqa_lib.results import mmau, scoring, thoughts
+from aqa_lib.runtime import files
 
 RATE = audio.SAMPLE_RATE
 CASES = 240  # damaged files of each form: 9 forms make 2,160
@@ -215,7 +216,7 @@ def test_damaged_questions_are_read_or_told_by_file_and_line(tmp_path, row, as_l
         assert question.question.strip() and len(set(question.choices)) > 1
         assert question.answer in ("", *question.choices)
         row = evaluation.question_row(0, question) | evaluation.read_reply("a", question)
-        assert json.loads(predictions.as_line(row)) == json.loads(json.dumps(row))  # can be written
+        assert json.loads(files.as_line(row)) == json.loads(json.dumps(row))  # can be written
 
 
 def test_a_thousand_choices_and_a_megabyte(tmp_path):
@@ -245,7 +246,7 @@ def test_any_reply_is_read_and_scored(reply):
     assert row["correct"] == (reward.accuracy(**batch) == [1.0])
     assert thoughts.relation(reply, question.choices) in ("alone", "among", "others", "none", None)
     assert not (mmau.official(row["prediction"], "dog", ["dog", "cat"]) and not row["prediction"])
-    assert json.loads(predictions.as_line(row)) == row
+    assert json.loads(files.as_line(row)) == row
 
 
 def test_a_file_of_hostile_replies_is_scored(tmp_path):
@@ -254,7 +255,7 @@ def test_a_file_of_hostile_replies_is_scored(tmp_path):
         {"id": n, "task": "sound", "question": "?", "choices": ["dog", "cat"], "answer": "dog", "model_output": reply}
         for n, reply in enumerate(replies)
     ]
-    (tmp_path / "p.jsonl").write_text("".join(map(predictions.as_line, rows)), encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text("".join(map(files.as_line, rows)), encoding="utf-8")
     report = scoring.score(predictions.read(tmp_path / "p.jsonl"))
     assert report.official.percent == 0 and report.official.n == len(replies)
 

@@ -1,8 +1,6 @@
 """Reading finished predictions of any origin, and writing the official form."""
 
-import io
 import json
-from pathlib import Path
 
 import pytest
 
@@ -108,25 +106,3 @@ def test_the_official_form_keeps_the_question_file_whole(tmp_path):
     assert written == [source[0] | {"model_output": ""}, source[1] | {"model_output": "dog"}]
     with pytest.raises(predictions.PredictionsError, match="predicts 'z', which is none of"):
         predictions.write_official([ours | {"id": "z"}], tmp_path / "o.json", tmp_path / "questions.json")
-
-
-def test_the_environment_is_recorded():
-    made = predictions.environment()
-    assert made["torch"] and made["python"].startswith("3.")
-    assert made["commit"] is None or (len(made["commit"]) == 40 and made["dirty"] in (True, False))
-
-
-def test_a_short_write_is_gone_on_with():
-    class Slow(io.BytesIO):
-        def write(self, data):
-            return super().write(data[:3])  # as a disk does that has no room for more
-
-    predictions.append(file := Slow(), OFFICIAL)
-    assert json.loads(file.getvalue()) == OFFICIAL and file.getvalue().endswith(b"\n")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_in_one_sentence():
-    with open("/dev/full", "ab", buffering=0) as file:
-        with pytest.raises(predictions.PredictionsError, match="/dev/full: cannot be written .No space .*make room"):
-            predictions.append(file, OFFICIAL)

@@ -22,12 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from .. import evaluation, predictions, reward, scale
+from .. import evaluation, reward, scale
 from ..dataset import Question
 from ..large import masters, planner
 from ..model import Prompts, collate, encode_audio, half_precision, parts, prepare
-from ..results import mmau
-from ..runtime import checkpoints, distributed, faults
+from ..runtime import checkpoints, distributed, faults, files
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
@@ -301,14 +300,14 @@ class QuestionTrainer:
             "seed": self.args.seed,
             "labels": self.labels,
             "rewards": getattr(self, "reward_names", None),
-            "questions": {name: {"n": len(some), "sha256": mmau.fingerprint(some)} for name, some in rows.items()},
+            "questions": {name: {"n": len(some), "sha256": files.fingerprint(some)} for name, some in rows.items()},
             "options": json.loads(self.args.to_json_string()),  # tokens left out
-            "environment": predictions.environment()
+            "environment": files.environment()
             | {"device": str(self.args.device), "dtypes": sorted({str(p.dtype) for p in self.model.parameters()})},
-            "started": predictions.now(),
+            "started": files.now(),
             "resumed_from": checkpoint,
         }
-        predictions.write_whole(run / "run.json", json.dumps(made, indent=1) + "\n")
+        files.write_whole(run / "run.json", json.dumps(made, indent=1) + "\n")
 
     def _since_log(self) -> dict:
         """Bring together what all processes recorded since the last log."""
@@ -484,8 +483,7 @@ class QuestionTrainer:
                 max_completion_length=self.args.max_completion_length,
                 progress=False,
             )
-        formed = reward.think_format if self.args.prompt_style == 3 else reward.format
-        well = formed([None] * len(rows), [row["model_output"] for row in rows])
+        well = reward.form_of(self.args.prompt_style)([None] * len(rows), [row["model_output"] for row in rows])
         metrics = {
             "accuracy": _mean(rows, "correct"),
             "format": sum(well) / len(well),
@@ -522,7 +520,7 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero and path.is_file():
             rows = path.read_text("utf-8").split("\n")[:-1]
             kept = [row for row in rows if json.loads(row)["step"] < state.global_step]
-            predictions.write_whole(path, "".join(f"{row}\n" for row in kept))
+            files.write_whole(path, "".join(f"{row}\n" for row in kept))
 
     def on_log(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:

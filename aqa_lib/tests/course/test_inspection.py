@@ -4,7 +4,6 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-import torch
 
 from aqa_lib import prompt
 from aqa_lib.course import inspection
@@ -83,30 +82,6 @@ def test_who_fixed_what():
     assert found == {"0": "neither", "1": "only A", "2": "only B", "3": "only B", "4": "only B"}
     with pytest.raises(PredictionsError, match="different questions"):
         inspection.pairs(Predictions("a", A), Predictions("b", B[1:]))
-
-
-@pytest.mark.parametrize("style, thought", [(2, ""), (3, ""), (3, "<think>It barks.</think>")])
-def test_choice_probabilities_equal_a_forward_for_each_choice(model, processor, questions, clips, style, thought):
-    """By transformers' own processor and forward: one full row a choice, logits everywhere."""
-    question, clip = questions[2], clips[2]
-    text = processor.apply_chat_template(prompt.messages(question, style), tokenize=False, add_generation_prompt=True)
-    scores = []
-    for choice in question.choices:
-        ids = [
-            processor(text=text + reply, audio=clip.wave, sampling_rate=16_000, return_tensors="pt")
-            for reply in (thought, f"{thought}<answer>{choice}</answer>")
-        ]
-        tokens, P = ids[1].input_ids, ids[0].input_ids.shape[1]
-        with torch.no_grad():
-            logps = model(**ids[1]).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])
-        scores.append(logps[P - 1 :].sum())
-    model.train()
-    found = inspection.choice_probabilities(model, processor, question, style, thought=thought)
-    assert model.training and list(found) == list(question.choices)
-    assert sum(found.values()) == pytest.approx(1)
-    assert list(found.values()) == pytest.approx(torch.stack(scores).softmax(0).tolist(), abs=1e-4)
-    silent = inspection.choice_probabilities(model, processor, question, style, "silent", thought)
-    assert max(abs(found[choice] - silent[choice]) for choice in found) > 1e-6
 
 
 def test_a_card_marks_right_and_given_answers_in_words(questions):

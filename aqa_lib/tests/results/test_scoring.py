@@ -9,6 +9,7 @@ import pytest
 from aqa_lib import dataset, evaluation
 from aqa_lib.predictions import Predictions, read, write_official
 from aqa_lib.results import mmau, scoring
+from aqa_lib.runtime import files
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "mmau"
 needs_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the two Test-mini files are not beside the repository")
@@ -130,5 +131,5 @@ def test_both_test_minis_go_the_whole_way(tmp_path, version):
     assert official.data == version and official.official == report.official and official.strict == report.strict
     golden = [r | {"prediction": r["answer"], "model_output": r["answer"]} for r in rows]
     assert scoring.score(golden).official.right == scoring.score(golden).strict.right == 1000
-    part = Predictions("p", rows[:10], {"settings": {"data_sha256": mmau.sha256(SHARED / name)}, "labels": {}})
+    part = Predictions("p", rows[:10], {"settings": {"data_sha256": files.sha256(SHARED / name)}, "labels": {}})
     assert scoring.score(part).data == f"{version}, 10 of its questions"
