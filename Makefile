@@ -79,11 +79,11 @@ endif
 	@$(PIP) -c .venv/.pins -e '.[notebooks,test]'
 	@touch $@
 
-# Beside the environment, for these tests alone: torchao adds warnings to every start of Python with transformers,
-# bitsandbytes a third of its time, and Triton takes a gigabyte.
+# Beside the environment, for these tests alone: bitsandbytes adds a third to the time of every start of Python
+# with transformers, and Triton takes a gigabyte.
 .venv/.cuda: .venv/.test
 	@echo "Installing what the cuda extra names, and Triton: 350 MB, once"
-	@$(PIP) --no-deps --target .venv/cuda bitsandbytes==0.50.2 flashoptim==0.1.4 torchao==0.18.0 triton==3.9.0
+	@$(PIP) --no-deps --target .venv/cuda bitsandbytes==0.50.2 flashoptim==0.1.4 triton==3.9.0
 	@touch $@
 
 .venv/.lint: .venv/.pins

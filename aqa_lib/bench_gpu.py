@@ -19,15 +19,13 @@ import soundfile
 import torch
 from transformers import TrainerCallback
 
-from . import audio, evaluation, grpo, rollout, scale
+from . import audio, evaluation, grpo, scale
 from .bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
 from .dataset import Question
-from .model import collate
 from .runtime import faults
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (780, 256))
 QUESTIONS = 16  # a step, the report's
-LONG = 64  # tokens of an answer, from which decoding is timed in two ways
 CAP = 80e9  # bytes
 REPORT = (115, 144)  # GPU-seconds a step, on eight cards
 TEST_MINI = 1000  # questions
@@ -126,8 +124,6 @@ def bench_gpu(
                     "report_gpu_hours": {n: [n * s / 3600 for s in REPORT] for n in (500, 1000)},
                 }
             rows.append(row)
-            if "seconds" in row and C >= LONG:
-                rows.append(_decoding(model, processor, P, C, questions, watch))
         wave = io.BytesIO()
         soundfile.write(wave, noise(10), audio.SAMPLE_RATE, format="WAV")
         test = [Question(f"q{i}", wave.getvalue(), "What is heard?", ("a", "b"), "a") for i in range(asked)]
@@ -136,19 +132,6 @@ def bench_gpu(
             evaluation.predict(model, processor, test, max_completion_length=12, progress=False)
         speed = asked / (watch.now() - start)
     return [*rows, {"what": "evaluation", "questions_per_s": speed, "test_mini_s": TEST_MINI / speed}]
-
-
-def _decoding(model, processor, P: int, C: int, questions: int, watch: Stopwatch) -> dict:
-    """Time answers sampled with each step's kernels launched one by one, and with recorded steps: seconds of each."""
-    prompts = collate(processor, [example(model, processor, P)] * questions).to(model.device)
-    taken = {}
-    for way, recorded in (("launched", False), ("recorded", True)):
-        for _ in range(2):  # the first is not counted
-            start = watch.now()
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
-                rollout.sample(model, processor, prompts, G, C, cuda_graphs=recorded)
-            taken[way] = watch.now() - start
-    return {"what": "decoding", "prompt": P, "answer": C, "questions": questions, "seconds": taken}
 
 
 def _step(run: grpo.GRPOTrainer, watch: Stopwatch, device: torch.device) -> dict:
@@ -185,18 +168,10 @@ def markdown(rows: list[dict]) -> str:
             cells += [row["did_not_fit"], *[""] * (len(head) - 1)]
         lines.append(f"| {' | '.join(cells)} |")
     evaluated = rows[-1]
-    both = [
-        f"Decoding {row['questions']} x {G} answers of {row['answer']} tokens to prompts of {row['prompt']}: "
-        + ", ".join(f"{seconds:.2f} s {way}" for way, seconds in row["seconds"].items())
-        + "."
-        for row in rows
-        if row["what"] == "decoding"
-    ]
     return "\n".join(
         [
             *lines,
             "",
-            *both,
             f"The report's own: {' to '.join(f'{1000 * s / 3600:.0f}' for s in REPORT)} GPU-hours for 1000 steps. "
             f"A matrix product here: {rows[0]['tflop_per_s']:.3g} TFLOP/s. Evaluation: "
             f"{evaluated['questions_per_s']:.3g} questions/s, {evaluated['test_mini_s']:.0f} s for MMAU Test-mini.",

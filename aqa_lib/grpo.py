@@ -37,8 +37,8 @@ class GRPOConfig(TrainingArguments):
     """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the report's.
 
     A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
-    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The means of "dapo" and
-    "bnpo" are over the tokens of one such batch.
+    optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The mean of
+    "bnpo" is over the tokens of one such batch; where a step is one batch, that is also DAPO's.
     """
 
     output_dir: str = field(default="runs/grpo", metadata={"help": "Folder for checkpoints, metrics and the model."})
@@ -54,8 +54,8 @@ class GRPOConfig(TrainingArguments):
     master: str = field(
         default="auto",
         metadata={
-            "help": "How weights that learn are kept: fp32, 24bit, kahan, stochastic (optim.py), or auto, the most "
-            "exact that fits."
+            "help": "How weights that learn are kept: fp32, 24bit, kahan (large/masters.py), or auto, the most exact "
+            "that fits."
         },
     )
     max_steps: int = field(default=1000, metadata={"help": "Optimizer steps; overrides num_train_epochs if positive."})
@@ -84,10 +84,6 @@ class GRPOConfig(TrainingArguments):
         default=None, metadata={"help": "One weight a reward; all 1 if not given."}
     )
     prompt_style: int = field(default=2, metadata={"help": "The report's prompt: 2 (answer tags) or 3 (think first)."})
-    drop_zero_std_groups: bool = field(
-        default=True,
-        metadata={"help": "Leave groups of equal rewards out of the backward pass where beta is 0."},
-    )
     max_tokens_per_forward: int | None = field(
         default=None,
         metadata={
@@ -108,10 +104,6 @@ class GRPOConfig(TrainingArguments):
     audio_cache_gb: float = field(
         default=2.0,
         metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
-    )
-    cuda_graphs: bool = field(
-        default=False,
-        metadata={"help": "Record decoding steps and replay them: for long answers on a GPU (bench gpu times both)."},
     )
     logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
     log_completions: bool = field(
@@ -143,7 +135,8 @@ class GRPOConfig(TrainingArguments):
             ),
             (
                 self.loss_type in LOSS_TYPES,
-                f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}.",
+                f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}; for DAPO's mean over all "
+                "tokens of a step, bnpo with gradient_accumulation_steps 1.",
             ),
             (
                 self.scale_rewards in ("group", "none"),
@@ -294,7 +287,6 @@ class GRPOTrainer(QuestionTrainer, Trainer):
                 args.top_k,
                 args.top_p,
                 seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
-                cuda_graphs=args.cuda_graphs,
             )
         self._means["rollout_time"].append(time.perf_counter() - start)
         texts = decode(self.processing_class, rollouts)
@@ -373,7 +365,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
     def _backward(self, model: nn.Module, experience: Experience) -> Tensor:
         args, rollouts, mask = self.args, experience.rollouts, experience.loss_mask
         rows = torch.arange(len(mask))
-        if args.drop_zero_std_groups and not args.beta:  # their loss and its gradient are exactly zero
+        if not args.beta:  # groups without deviation: their loss and its gradient are exactly zero
             rows = rows[(experience.advantages != 0).any(1).cpu()]
         num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
         sums: dict[str, Tensor] = defaultdict(float)

@@ -16,7 +16,7 @@ from .model import backbone, embed, parts, positions
 from .rollout import Rollouts
 from .runtime import distributed
 
-LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo")
 
 
 def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
@@ -159,9 +159,10 @@ def grpo_loss(
     """Compute the clipped policy loss plus beta times the KL to the reference.
 
     logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the report:
-    mean over an answer's tokens, then over answers), "bnpo" and "dapo" (mean over all tokens), "dr_grpo" (sum over
-    `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step, where this call sees
-    only a part of it; the parts' losses then add up to the whole's. Returns the loss and sums for the metrics.
+    mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, where a step is one batch),
+    "dr_grpo" (sum over `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step,
+    where this call sees only a part of it; the parts' losses then add up to the whole's. Returns the loss and sums for
+    the metrics.
     Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476); names as in TRL.
     """
     if loss_type not in LOSS_TYPES:

@@ -8,7 +8,6 @@ ended leave the computation, so that one that rambles does not keep its neighbou
 once, and a step copies nothing that is there.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,25 +50,17 @@ def end_ids(model: nn.Module, processor) -> list[int]:
 
 
 class Room(DynamicLayer):
-    """A layer's keys and values, (R, heads, width, D), of which the first `used` places are taken.
-
-    columns: where given, a tensor that tells where the next keys go; all of the room is then returned, so that every
-    step has the same shapes and addresses.
-    """
+    """A layer's keys and values, (R, heads, width, D), of which the first `used` places are taken."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.width, self.used, self.columns = width, 0, None
+        self.width, self.used = width, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             R, heads, _, D = key_states.shape
             self.keys, self.values = (key_states.new_zeros(R, heads, self.width, D) for _ in range(2))
-        if self.columns is not None:
-            self.keys.index_copy_(2, self.columns, key_states)
-            self.values.index_copy_(2, self.columns, value_states)
-            return self.keys, self.values
         start, self.used = self.used, self.used + key_states.shape[2]
         self.keys[:, :, start : self.used] = key_states
         self.values[:, :, start : self.used] = value_states
@@ -77,31 +68,6 @@ class Room(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.used
-
-
-def capture(step: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tensor]:
-    """Record what a step launches on a GPU, to launch it at once from then on; on a CPU there is nothing to record.
-
-    The function that is returned takes inputs of the same shapes, and gives its result in the same memory every time.
-    """
-    if inputs[0].device.type != "cuda":
-        return step
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        step(*inputs)  # libraries set themselves up at their first call, which cannot be recorded
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step(*inputs)
-
-    def replay(*new: Tensor) -> Tensor:
-        for old, value in zip(inputs, new, strict=True):
-            old.copy_(value)
-        graph.replay()
-        return result
-
-    return replay
 
 
 @torch.no_grad()
@@ -117,13 +83,11 @@ def sample(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     seed: int = 0,
-    cuda_graphs: bool = False,
 ) -> Rollouts:
     """Sample `num_generations` answers to each prompt; temperature 0 decodes greedily.
 
     top_k, top_p, repetition_penalty: as transformers' `generate` reads them. The same seed, prompts and device give
-    the same answers, whatever else was drawn before. Greedy answers equal `generate(do_sample=False)`. cuda_graphs:
-    record a decoding step for each shape that it has, and replay it: a GPU then need not wait for its launches.
+    the same answers, whatever else was drawn before. Greedy answers equal `generate(do_sample=False)`.
     """
     B, G, device = len(prompts), num_generations, prompts.input_ids.device
     head, lm, pad = parts(model).head, parts(model).language_model, processor.tokenizer.pad_token_id
@@ -141,12 +105,6 @@ def sample(
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
     lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
 
-    def decode_step(token: Tensor, place: Tensor, sees: Tensor, columns: Tensor | None = None) -> Tensor:
-        for room in cache.layers:
-            room.columns = columns
-        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
-        return head(backbone(model, embeds, sees[:, None], place, cache)).float().flatten(0, 1)
-
     # What is still computed: A answers of each of R prompts. The cache keeps what the others said; nobody sees it.
     rows = torch.arange(B, device=device)[:, None]  # (R, 1)
     lanes = torch.arange(G, device=device).expand(B, G)  # (R, A)
@@ -155,7 +113,7 @@ def sample(
     open_ = torch.ones(B, G, dtype=torch.bool, device=device)
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
-    taken, run, recorded = P, decode_step, None
+    taken = P
     for step in range(max_completion_length):
         if penalise:
             asked = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
@@ -182,14 +140,11 @@ def sample(
             lanes, token = lanes.gather(1, order), token.gather(1, order)
         new = slice(taken, taken := taken + lanes.shape[1])
         owner[:, new] = lanes
-        keys = (owner if cuda_graphs else owner[:, :taken])[:, None]
+        keys = owner[:, None, :taken]
         sees = (keys == SHARED) | (keys == lanes[..., None])  # (R, A, keys)
-        inputs = [token, (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1]), sees]
-        if cuda_graphs:
-            inputs.append(torch.arange(new.start, new.stop, device=device))
-            if token.shape != recorded:
-                run, recorded = capture(decode_step, *inputs), token.shape
-        logits = run(*inputs)
+        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
+        place = (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1])  # (R, A)
+        logits = head(backbone(model, embeds, sees[:, None], place, cache)).float().flatten(0, 1)
     model.train(training)
     said = int(mask.sum(-1).max())
     return Rollouts(prompts, ids[..., :said], mask[..., :said], ~open_)

@@ -2,11 +2,10 @@
 
 `[optim] -> memory -> training`. A bfloat16 weight has 8 significant bits, and an update of 1e-6 is less than half of
 the last of them: plain bfloat16 rounds about 98 % of the updates away, and is not offered here. The report keeps
-float32 masters and offloads them to the CPU; on one card three libraries do with less. Measured against AdamW in
-float32, 500 steps at 1e-6 (tests/test_optim.py): kahan keeps the update to a cosine of 0.9997, 24bit, whose states
-have 8 bits, to 0.994; stochastic rounding keeps its size and, as noise adds to each weight, 0.77 of its direction. For
-24bit that is flashoptim's own kernels in Triton's interpreter on a CPU: they have not yet run here on a GPU. A weight,
-its gradient and its states take 16 bytes in fp32, 10 in kahan, 7.1 in 24bit, 6 in stochastic.
+float32 masters and offloads them to the CPU; on one card two libraries do with less. Measured against AdamW in float32,
+500 steps at 1e-6 (tests/large/test_masters.py): kahan keeps the update to a cosine of 0.9997, 24bit, whose states have
+8 bits, to 0.994. For 24bit that is flashoptim's own kernels in Triton's interpreter on a CPU: they have not yet run
+here on a GPU. A weight, its gradient and its states take 16 bytes in fp32, 10 in kahan, 7.1 in 24bit.
 """
 
 from collections.abc import Callable
@@ -33,11 +32,6 @@ class Master:
     cuda: bool = False
 
 
-def _stochastic_states(n: int) -> int:
-    # 8 bits a state, a float32 scale for each 256 and a table of 256; small or odd tensors keep the weights' type
-    return 2 * (n + 4 * n // 256 + 1024) if n >= 4096 and n % 256 == 0 else 4 * n
-
-
 MASTERS = {  # what `auto` prefers comes first
     "fp32": Master("float32 weights and states", 4, lambda n: 8 * n),
     "24bit": Master(
@@ -49,15 +43,11 @@ MASTERS = {  # what `auto` prefers comes first
         cuda=True,
     ),
     "kahan": Master("bfloat16 weights, what rounding lost, and states", 2, lambda n: 6 * n, "optimi", "torch-optimi"),
-    "stochastic": Master(
-        "bfloat16 weights rounded up or down at random, states of 8 bits", 2, _stochastic_states, "torchao", "torchao"
-    ),
 }
 
 
-def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: bool = False) -> str | None:
-    """Say in a sentence why a master cannot be used on a device, in so many processes, or shared out among them by
-    FSDP; None where it can."""
+def refusal(master: str, device: torch.device | str, fsdp: bool = False) -> str | None:
+    """Return why weights cannot be kept this way on a device, or under FSDP; None where they can."""
     if master not in MASTERS:
         return (
             f"master {master!r} is unknown; choose auto, {', '.join(MASTERS)}. Plain bfloat16 is not among them: at a "
@@ -70,8 +60,6 @@ def refusal(master: str, device: torch.device | str, processes: int = 1, fsdp: b
         return f"master {master} needs {row.package}; pip install {row.package}, or choose another master."
     if row.cuda and torch.device(device).type != "cuda":
         return f"master {master} needs an NVIDIA GPU; choose another master."
-    if master == "stochastic" and processes > 1:
-        return "master stochastic is for one process: each would round in its own way, and their weights would part."
     return None
 
 
@@ -88,8 +76,4 @@ def adamw(master: str) -> Callable[..., torch.optim.Optimizer]:
         from optimi import AdamW
 
         return partial(AdamW, kahan_sum=True)
-    if master == "stochastic":
-        from torchao.optim import AdamW8bit
-
-        return partial(AdamW8bit, bf16_stochastic_round=True)
     return torch.optim.AdamW

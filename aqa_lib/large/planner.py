@@ -281,7 +281,7 @@ def plan(a: Anatomy, work: Work, limit: float | None, args, device=None) -> Plan
     """
     masters = [args.master]
     if args.master == "auto":
-        masters = [name for name in MASTERS if device is None or not refusal(name, device, args.world_size, args.fsdp)]
+        masters = [name for name in MASTERS if device is None or not refusal(name, device, args.fsdp)]
         if limit is None or not a.low:
             masters = ["fp32"]
     if a.adapters or not work.beta:

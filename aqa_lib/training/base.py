@@ -123,7 +123,6 @@ def check_fsdp(model: nn.Module, args) -> None:
         (hasattr(model, "disable_adapter"), "fsdp is for weights that learn; adapters fit one card, leave it out."),
         (args.fp16, "fsdp computes in bfloat16 or float32, not in float16; set bf16, or leave fsdp out."),
         (getattr(args, "reference", "") == "streamed", "fsdp shares the reference out too; leave reference out."),
-        (getattr(args, "cuda_graphs", False), "fsdp gathers weights at each step of an answer; leave cuda_graphs out."),
         (args.fsdp_config.get("cpu_offload"), "fsdp keeps weights on the cards; leave offload out."),
         (args.world_size == 1, "fsdp shares a model out among processes; start several by torchrun."),
     ]:
@@ -135,7 +134,7 @@ def check_fsdp(model: nn.Module, args) -> None:
 def keep_masters(model: nn.Module, args) -> None:
     """Settle what memory decides, and turn weights of low precision that learn into float32 if they are kept so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
-    if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.world_size, args.fsdp)):
+    if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.fsdp)):
         raise ValueError(reason)
     planner.settle(planner.Anatomy.of(model), args)
     if args.master != "fp32":

@@ -73,8 +73,7 @@ def test_what_is_faster_is_equal():
     assert {"encoder", "mel"} < {row["what"] for row in rows} and "| mel |" in bench.markdown("audio", rows)
 
 
-def test_the_gpu_benchmark_runs_end_to_end_without_one(monkeypatch):
-    monkeypatch.setattr(bench_gpu, "LONG", 3)
+def test_the_gpu_benchmark_runs_end_to_end_without_one():
     rows = bench_gpu.bench_gpu("tiny", [(40, 3), (44, 2)], questions=2, steps=1, asked=3)
     steps = [row for row in rows if row["what"] == "step"]
     for row in steps:
@@ -82,9 +81,6 @@ def test_the_gpu_benchmark_runs_end_to_end_without_one(monkeypatch):
         assert set(parts) == {"step", "rollout", "reference", "policy", "optimizer"}
         assert 0 < sum(parts.values()) - parts["step"] <= parts["step"]
         assert row["hours"][1000] == 2 * row["hours"][500] > 0
-    (decoding,) = [row for row in rows if row["what"] == "decoding"]
-    assert (decoding["prompt"], decoding["answer"]) == (40, 3) and min(decoding["seconds"].values()) > 0
-    assert " s launched, " in bench_gpu.markdown(rows)
     assert rows[-1]["questions_per_s"] > 0
     assert "| 44, 2 |" in bench_gpu.markdown(rows) and "32 to 40 GPU-hours" in bench_gpu.markdown(rows)
 
