@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from .inputs import Prompts
 from .loss import group_advantages, grpo_loss
-from .model import Prompts
 
 FRAMES_PER_POSITION = 2  # of the encoder
 

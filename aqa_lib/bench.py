@@ -43,9 +43,9 @@ from transformers import (
 from . import audio, baseline
 from .dataset import Question
 from .grpo import GRPOConfig, GRPOTrainer
-from .loss import completion_logps
-from .model import Example, Prompts, collate, encode_audio, parts
-from .rollout import Rollouts
+from .inputs import Example, Prompts, Rollouts, collate
+from .logps import completion_logps
+from .model import encode_audio, parts
 from .runtime import files
 from .tiny import pretrain
 from .training.base import Examples

@@ -27,15 +27,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import model as models
-from . import predictions, prompt, scale
-from . import rollout as rollouts
+from . import inputs, predictions, prompt, rollout, scale
 from .audio import AudioError
 from .dataset import Question
-from .loss import completion_logps
+from .logps import completion_logps
 from .runtime import distributed, faults, files
 
-HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
 logger = logging.getLogger(__name__)
 
 AHEAD = 2  # batches that are decoded while the model answers another
@@ -76,8 +73,8 @@ def predict(
         raise ValueError("there are no questions to answer; check the file and the limit.")
     if batch_size < 1 or max_completion_length < 1:
         raise ValueError(f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more.")
-    if audio not in HEARD:
-        raise ValueError(f"audio {audio!r} is unknown; choose {', '.join(HEARD)}.")
+    if audio not in inputs.HEARD:
+        raise ValueError(f"audio {audio!r} is unknown; choose {', '.join(inputs.HEARD)}.")
     prompt.text(questions[0], style)  # refuses an unknown style before anything is written
     sampling = sampling_of(model, decoding)
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
@@ -149,7 +146,7 @@ def predict(
         if file:
             file.close()
     if cut:
-        longest = models.max_seconds(processor)
+        longest = inputs.max_seconds(processor)
         logger.warning("%d of %d clips were cut to the %g s that the model hears.", cut, len(questions), longest)
     for theirs in distributed.gather(rows):
         rows |= theirs
@@ -191,11 +188,11 @@ def predict_controls(
     }
 
 
-def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -> models.Example | AudioError:
+def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -> inputs.Example | AudioError:
     """Prepare one question in a background thread; a bad clip comes back as its error where it may be
     skipped."""
     try:
-        return models.prepare(processor, questions[i], style, audio)
+        return inputs.prepare(processor, questions[i], style, audio)
     except AudioError as error:
         if on_error != "skip":
             raise
@@ -207,9 +204,9 @@ def _reply(model, processor, examples: list, max_completion_length: int, samplin
     usable = [example for example in examples if not isinstance(example, AudioError)]
     answered = iter(())
     if usable:
-        prompts = models.collate(processor, usable).to(model.device)
-        answers = rollouts.sample(model, processor, prompts, 1, max_completion_length, seed=seed, **sampling)
-        texts, tokens = rollouts.decode(processor, answers), answers.mask.sum(-1)  # (B, 1) both
+        prompts = inputs.collate(processor, usable).to(model.device)
+        answers = rollout.sample(model, processor, prompts, 1, max_completion_length, seed=seed, **sampling)
+        texts, tokens = rollout.decode(processor, answers), answers.mask.sum(-1)  # (B, 1) both
         answered = iter(zip(texts, tokens.tolist(), answers.ended.tolist(), strict=True))
     replies = []
     for example in examples:
@@ -352,7 +349,7 @@ def choice_probabilities(
 ) -> dict[str, float]:
     """Give each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
 
-    style: prompt 1, 2 or 3. heard: as in `model.prepare`. thought: put into the model's mouth before it answers, tags
+    style: prompt 1, 2 or 3. heard: as in `inputs.prepare`. thought: put into the model's mouth before it answers, tags
     and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
     choices are unlikely for their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
     """
@@ -362,10 +359,10 @@ def choice_probabilities(
     width = max(map(len, tokens))
     ids = torch.tensor([[[*reply, *[0] * (width - len(reply))] for reply in tokens]])  # (1, G, C)
     mask = torch.arange(width) < torch.tensor([len(reply) for reply in tokens])[:, None]
-    prompts = models.collate(processor, [models.prepare(processor, question, style, heard)])
+    prompts = inputs.collate(processor, [inputs.prepare(processor, question, style, heard)])
     device, training = model.device, model.training
     model.eval()
-    taught = rollouts.Rollouts(prompts.to(device), ids.to(device), mask[None].to(device), mask.any(1)[None].to(device))
+    taught = inputs.Rollouts(prompts.to(device), ids.to(device), mask[None].to(device), mask.any(1)[None].to(device))
     logps, _ = completion_logps(model, taught)
     model.train(training)
     return dict(zip(choices, logps[0].sum(-1).double().softmax(-1).tolist(), strict=True))

@@ -23,11 +23,12 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from . import prompt, reward
 from .dataset import Question
+from .inputs import Prompts, Rollouts
 from .large import reference
 from .large.planner import FORWARD
-from .loss import LOSS_TYPES, completion_logps, group_advantages, grpo_loss
-from .model import Prompts
-from .rollout import Rollouts, decode, sample
+from .logps import completion_logps
+from .loss import LOSS_TYPES, group_advantages, grpo_loss
+from .rollout import decode, sample
 from .runtime import distributed, faults
 from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 

@@ -11,7 +11,7 @@ and Whisper's mels and one audio token for 40 ms, as Audio Flamingo 3 has (tests
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,7 @@ from transformers.utils import logging
 from . import attention, audio, prompt
 from .audio import Clip
 from .dataset import Question
+from .inputs import Prompts, collate, encode, positions
 
 PARTS = ("audio_tower", "projector", "language_model")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
@@ -69,69 +70,6 @@ def parts(model: nn.Module) -> Parts:
         model.lm_head,
         model.config.audio_token_id,
     )
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """A batch of B prompts, padded on the left.
-
-    input_ids, attention_mask: (B, P). input_features: (A, M, F) mel of the A clips in reading order, and
-    feature_lengths: (A,) their valid frames; both None in a batch without audio. heard: (A, N, H), where the clips
-    were encoded before, their audio tokens, padded on the right; it then stands in for input_features.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    input_features: Tensor | None = None
-    feature_lengths: Tensor | None = None
-    heard: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    def to(self, device, **kwargs) -> "Prompts":
-        return self._each(lambda tensor: tensor.to(device, **kwargs))
-
-    def pin_memory(self) -> "Prompts":
-        """Put the batch where a GPU reads it fastest; the loader calls this."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, function) -> "Prompts":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Prompts(**{name: None if value is None else function(value) for name, value in tensors.items()})
-
-    def select(self, rows: Sequence[int]) -> "Prompts":
-        """Keep some rows, and drop the padding that none of them needs. Takes one clip a prompt, or none."""
-        rows = torch.as_tensor(rows, device=self.input_ids.device)
-        mask = self.attention_mask[rows]
-        width = int(mask.sum(1).max())
-        kept = Prompts(self.input_ids[rows][:, -width:], mask[:, -width:])
-        if self.feature_lengths is None:
-            return kept
-        lengths = self.feature_lengths[rows]
-        if self.heard is not None:
-            tokens = audio.num_audio_tokens(int(lengths.max()))
-            return replace(kept, feature_lengths=lengths, heard=self.heard[rows, :tokens])
-        frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
-        return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt before batching.
-
-    ids: token ids with the audio tokens in place. mel: (M, L + 2) or None. notes: what was done to the clip.
-    """
-
-    ids: list[int]
-    mel: Tensor | None
-    frames: int = 0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def cut(self) -> bool:
-        """Whether the clip was longer than the model hears."""
-        return any(note.startswith("cut ") for note in self.notes)
 
 
 def load(
@@ -288,72 +226,6 @@ def hearing(model: nn.Module, processor) -> float:
     return float((logits[0] - logits[1]).abs().max())
 
 
-def max_seconds(processor) -> float:
-    """Return the longest clip that a model hears, in seconds."""
-    return float(processor.feature_extractor.chunk_length)
-
-
-def prepare(processor, question: Question, style: int = 2, heard: str = "heard") -> Example:
-    """Load a question's clip and make its prompt.
-
-    style: prompt 1, 2 or 3. heard: "heard", or the controls "silent" (zeros in place of the clip) and "none" (text
-    alone). Raises AudioError where the clip cannot be used.
-    """
-    messages = prompt.messages(question, style)
-    if heard == "none":
-        messages[-1]["content"] = [part for part in messages[-1]["content"] if part["type"] == "text"]
-        return encode(processor, messages, None)
-    clip = audio.load(
-        question.audio,
-        question.meta.get("start"),
-        question.meta.get("end"),
-        name=f"{question.id} ({question.audio})" if isinstance(question.audio, Path) else question.id,
-        max_seconds=max_seconds(processor),
-    )
-    if heard not in ("heard", "silent"):
-        raise ValueError(f"heard={heard!r} is unknown; choose heard, silent or none.")
-    return encode(processor, messages, audio.silence(clip) if heard == "silent" else clip)
-
-
-def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
-    """Render chat messages to token ids, with one audio token for every 40 ms of the clip."""
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    frames, mel = 0, None
-    if clip is not None:
-        extractor = processor.feature_extractor
-        mel = audio.log_mel(clip.wave, extractor.feature_size, extractor.chunk_length)
-        frames = audio.num_frames(len(clip.wave))
-        token = processor.audio_token
-        if text.count(token) != 1:
-            raise ModelError(
-                f"the prompt holds {text.count(token)} {token} where one belongs; remove it from the text."
-            )
-        text = text.replace(token, token * audio.num_audio_tokens(frames))
-    ids = processor.tokenizer(text, add_special_tokens=False).input_ids
-    return Example(ids, mel, frames, clip.notes if clip else ())
-
-
-def collate(processor, examples: Sequence[Example]) -> Prompts:
-    """Batch examples: ids padded on the left, mels on the right."""
-    width = max(len(example.ids) for example in examples)
-    ids = torch.full((len(examples), width), processor.tokenizer.pad_token_id)  # (B, P)
-    mask = torch.zeros_like(ids)
-    for row, example in enumerate(examples):
-        ids[row, width - len(example.ids) :] = torch.tensor(example.ids)
-        mask[row, width - len(example.ids) :] = 1
-    heard = [example for example in examples if example.mel is not None]
-    if not heard:
-        return Prompts(ids, mask)
-    longest = max(example.mel.shape[1] for example in heard)
-    mels = torch.stack([nn.functional.pad(example.mel, (0, longest - example.mel.shape[1])) for example in heard])
-    return Prompts(ids, mask, mels, torch.tensor([example.frames for example in heard]))
-
-
-def positions(attention_mask: Tensor) -> Tensor:
-    """Count each token's place among the real ones, (B, P)."""
-    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
-
-
 def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
     """Run the audio tower and the projector on clips of any length.
 
@@ -395,14 +267,14 @@ def embed(model: nn.Module, prompts: Prompts) -> Tensor:
     embeds = p.language_model.get_input_embeddings()(prompts.input_ids)
     if prompts.feature_lengths is None:
         return embeds
-    if prompts.heard is None:
+    if prompts.audio_embeds is None:
         heard = encode_audio(model, prompts.input_features, prompts.feature_lengths)
     else:
-        tokens = torch.arange(prompts.heard.shape[1], device=embeds.device)
-        heard = prompts.heard[tokens < audio.num_audio_tokens(prompts.feature_lengths)[:, None]]
+        tokens = torch.arange(prompts.audio_embeds.shape[1], device=embeds.device)
+        heard = prompts.audio_embeds[tokens < audio.num_audio_tokens(prompts.feature_lengths)[:, None]]
     places = prompts.input_ids == p.audio_token_id
     if int(places.sum()) != len(heard):
-        raise ModelError(f"{int(places.sum())} places for {len(heard)} audio tokens; make prompts with model.prepare.")
+        raise ModelError(f"{int(places.sum())} places for {len(heard)} audio tokens; make prompts with inputs.prepare.")
     return embeds.masked_scatter(places[..., None], heard.to(embeds.dtype))
 
 

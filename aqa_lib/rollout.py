@@ -8,38 +8,16 @@ ended leave the computation, so that one that rambles does not keep its neighbou
 once, and a step copies nothing that is there.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers import Cache, RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
-from .model import Prompts, backbone, embed, parts, positions
+from .inputs import Prompts, Rollouts, positions
+from .model import backbone, embed, parts
 from .runtime import distributed
 
 SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """G answers to each of B prompts.
-
-    completion_ids: (B, G, C) token ids, padded on the right. mask: (B, G, C) bool, true up to and with the end token.
-    ended: (B, G) bool, false where the answer was cut at the longest length.
-    """
-
-    prompts: Prompts
-    completion_ids: Tensor
-    mask: Tensor
-    ended: Tensor
-
-    def select(self, rows: list[int]) -> "Rollouts":
-        """Keep the groups of some prompts, and drop the padding that none of them needs."""
-        index = torch.as_tensor(rows, device=self.mask.device)
-        width = max(int(self.mask[index].sum(-1).max()), 1)
-        ids, mask = self.completion_ids[index, :, :width], self.mask[index, :, :width]
-        return Rollouts(self.prompts.select(rows), ids, mask, self.ended[index])
 
 
 def end_ids(model: nn.Module, processor) -> list[int]:

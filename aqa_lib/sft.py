@@ -3,7 +3,7 @@
 `model -> loss -> trainer -> [sft] -> evaluation`. It is `trl.SFTTrainer`, on what a GRPO run has: the same questions
 in the same order, the same optimizer and budget, the same held-out choice of the checkpoint. Two things are ours. The
 collator keeps the clip in the prompt and marks the answer alone as what is learnt. And the loss is computed as GRPO's
-is (`loss.completion_logps`, one answer a prompt), since the model's own forward runs every clip as 30 s.
+is (`logps.completion_logps`, one answer a prompt), since the model's own forward runs every clip as 30 s.
 
 The report says little of its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
 `<answer>choice</answer>`; the rest here is GRPO's.
@@ -25,9 +25,8 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from . import prompt
 from .dataset import Question
 from .grpo import GRPOConfig
-from .loss import completion_logps
-from .model import Prompts
-from .rollout import Rollouts
+from .inputs import Prompts, Rollouts
+from .logps import completion_logps
 from .runtime import distributed, faults
 from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
 

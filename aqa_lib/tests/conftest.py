@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from aqa_lib import model as models
+from aqa_lib import inputs
 from aqa_lib.audio import Clip
 from aqa_lib.dataset import Question
 from aqa_lib.grpo import GRPOTrainer
-from aqa_lib.rollout import Rollouts
+from aqa_lib.inputs import Rollouts
 from aqa_lib.tests.helpers import config, length_reward
 from aqa_lib.tiny import pretrain
 
@@ -54,7 +54,7 @@ def questions(clips):
 
 @pytest.fixture(scope="session")
 def prompts(processor, questions):
-    return models.collate(processor, [models.prepare(processor, question) for question in questions])
+    return inputs.collate(processor, [inputs.prepare(processor, question) for question in questions])
 
 
 @pytest.fixture

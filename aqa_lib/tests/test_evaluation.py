@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aqa_lib import evaluation, predictions
 from aqa_lib.audio import AudioError
 from aqa_lib.dataset import Question
-from aqa_lib.model import Example
+from aqa_lib.inputs import Example
 from aqa_lib.runtime import files
 
 N = 11
@@ -65,10 +65,10 @@ def model(monkeypatch):
     def decode(processor, answers):
         return [[f"<answer>{'a cat' if i % 2 else 'a dog'}</answer>"] for i in answers.numbers]
 
-    monkeypatch.setattr(evaluation.models, "prepare", prepare)
-    monkeypatch.setattr(evaluation.models, "collate", lambda processor, examples: Batch(examples))
-    monkeypatch.setattr(evaluation.rollouts, "sample", sample)
-    monkeypatch.setattr(evaluation.rollouts, "decode", decode)
+    monkeypatch.setattr(evaluation.inputs, "prepare", prepare)
+    monkeypatch.setattr(evaluation.inputs, "collate", lambda processor, examples: Batch(examples))
+    monkeypatch.setattr(evaluation.rollout, "sample", sample)
+    monkeypatch.setattr(evaluation.rollout, "decode", decode)
     return model
 
 

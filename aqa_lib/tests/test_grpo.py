@@ -12,7 +12,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.testing import assert_close
 
-from aqa_lib import audio, evaluation, rollout
+from aqa_lib import audio, evaluation, inputs, rollout
 from aqa_lib import model as models
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.runtime.checkpoints import CheckpointError
@@ -321,7 +321,7 @@ def test_the_next_step_is_made_ready_behind_the_current_one(train, tmp_path, mon
 
     def prepare(processor, question, style):
         (tmp_path / f"{question.id} {os.getpid()}").touch()
-        return models.prepare(processor, question, style)
+        return inputs.prepare(processor, question, style)
 
     def reward(prompts, completions, **columns):
         deadline = time.monotonic() + 30

@@ -5,13 +5,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2ForCausalLM
 
-from aqa_lib import audio, prompt
+from aqa_lib import audio, inputs, prompt
 from aqa_lib import model as models
 from aqa_lib.model import ModelError
 
 
 @pytest.fixture(scope="module")
-def inputs(processor, questions, clips):
+def processed(processor, questions, clips):
     """What transformers' own processor makes of the same questions."""
     texts = [
         processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True)
@@ -28,20 +28,20 @@ def folder(tmp_path, model, processor):
     return tmp_path / "model"
 
 
-def test_prompts_equal_the_processors(prompts, inputs):
-    assert torch.equal(prompts.input_ids, inputs.input_ids)
-    assert torch.equal(prompts.attention_mask, inputs.attention_mask)
-    assert prompts.feature_lengths.tolist() == inputs.feature_attention_mask.sum(1).tolist()
+def test_prompts_equal_the_processors(prompts, processed):
+    assert torch.equal(prompts.input_ids, processed.input_ids)
+    assert torch.equal(prompts.attention_mask, processed.attention_mask)
+    assert prompts.feature_lengths.tolist() == processed.feature_attention_mask.sum(1).tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_equal_transformers_padded_run(model, prompts, inputs, dtype):
+def test_logits_equal_transformers_padded_run(model, prompts, processed, dtype):
     model.to(dtype)
-    places = models.positions(prompts.attention_mask)
+    places = inputs.positions(prompts.attention_mask)
     with torch.no_grad():
         hidden = models.backbone(model, models.embed(model, prompts), prompts.attention_mask, places)
         ours = model.lm_head(hidden)
-        theirs = model(**inputs, position_ids=places).logits
+        theirs = model(**processed, position_ids=places).logits
     real = prompts.attention_mask.bool()
     error = (ours - theirs)[real].norm() / theirs[real].norm()
     assert error < (1e-5 if dtype == torch.float32 else 2e-2)
@@ -157,7 +157,7 @@ def test_lora_trains_adapters_alone_and_is_loaded_again(folder, tmp_path, prompt
     model.save_pretrained(tmp_path / "adapter")
     processor.save_pretrained(tmp_path / "adapter")
     again, _ = models.load(tmp_path / "adapter")
-    mask, places = prompts.attention_mask, models.positions(prompts.attention_mask)
+    mask, places = prompts.attention_mask, inputs.positions(prompts.attention_mask)
     with torch.no_grad():
         ours, theirs = (models.backbone(m, expected[0], mask, places) for m in (model, again))
     assert torch.allclose(ours, theirs, atol=1e-4)
@@ -225,20 +225,3 @@ def test_lost_weights_are_named(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing, \S*projector.linear.weight among them"):
         models.load(folder)
-
-
-def test_audio_markup_in_a_question_is_refused(processor, questions, clips):
-    messages = prompt.messages(questions[0], 2)
-    messages[0]["content"][1]["text"] += " <|AUDIO|>"
-    with pytest.raises(ModelError, match="remove it"):
-        models.encode(processor, messages, clips[0])
-
-
-def test_controls(processor, questions):
-    heard, silent, none = (
-        models.prepare(processor, questions[1], heard=heard) for heard in ("heard", "silent", "none")
-    )
-    assert heard.ids == silent.ids and not torch.equal(heard.mel, silent.mel)
-    assert none.mel is None and processor.audio_token_id not in none.ids
-    with pytest.raises(ValueError, match="unknown"):
-        models.prepare(processor, questions[1], heard="loud")

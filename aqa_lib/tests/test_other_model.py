@@ -9,8 +9,8 @@ from transformers import (
     AudioFlamingo3Processor,
 )
 
+from aqa_lib import inputs, prompt
 from aqa_lib import model as models
-from aqa_lib import prompt
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.large import planner
 from aqa_lib.tests.helpers import config, length_reward
@@ -45,17 +45,17 @@ def folder(tmp_path_factory, processor):
 
 def test_its_own_forward_gives_the_same_logits(folder, questions, clips):
     model, processor = models.load(folder)
-    prompts = models.collate(processor, [models.prepare(processor, question) for question in questions])
+    prompts = inputs.collate(processor, [inputs.prepare(processor, question) for question in questions])
     texts = [
         processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True)
         for q in questions
     ]
-    inputs = processor(text=texts, audio=[clip.wave for clip in clips], sampling_rate=16_000)
-    assert torch.equal(inputs["input_ids"], prompts.input_ids)
-    places = models.positions(prompts.attention_mask)
+    processed = processor(text=texts, audio=[clip.wave for clip in clips], sampling_rate=16_000)
+    assert torch.equal(processed["input_ids"], prompts.input_ids)
+    places = inputs.positions(prompts.attention_mask)
     with torch.no_grad():
         hidden = models.backbone(model, models.embed(model, prompts), prompts.attention_mask, places)
-        theirs = model(**inputs, position_ids=places).logits
+        theirs = model(**processed, position_ids=places).logits
     real = prompts.attention_mask.bool()
     assert_close(model.lm_head(hidden)[real], theirs[real], atol=1e-4, rtol=1e-4)
 

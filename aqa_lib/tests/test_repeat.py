@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aqa_lib import evaluation, model
+from aqa_lib import evaluation, inputs, model
 from aqa_lib.dataset import read_mmau
 from aqa_lib.scale import SCALES
 from aqa_lib.sft import SFTConfig, SFTTrainer
@@ -49,7 +49,7 @@ def test_greedy_replies_do_not_depend_on_the_batch(trained, asked):
 
 def test_logits_depend_on_the_batch_by_rounding_alone(trained, asked):
     policy, processor = trained
-    examples = [model.prepare(processor, question) for question in asked[:6]]
+    examples = [inputs.prepare(processor, question) for question in asked[:6]]
     with torch.no_grad():
         together, alone = (last_logits(policy, processor, group) for group in ([examples], [[e] for e in examples]))
     assert (together - alone).abs().max() < 1e-4 * together.abs().max()
@@ -58,9 +58,9 @@ def test_logits_depend_on_the_batch_by_rounding_alone(trained, asked):
 def last_logits(policy, processor, groups):
     rows = []
     for group in groups:
-        prompts = model.collate(processor, group)
+        prompts = inputs.collate(processor, group)
         mask = prompts.attention_mask
-        hidden = model.backbone(policy, model.embed(policy, prompts), mask, model.positions(mask))
+        hidden = model.backbone(policy, model.embed(policy, prompts), mask, inputs.positions(mask))
         rows.append(model.parts(policy).head(hidden[:, -1]))
     return torch.cat(rows)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from aqa_lib import inputs, prompt, rollout
 from aqa_lib import model as models
-from aqa_lib import prompt, rollout
 from aqa_lib.rollout import decode, end_ids, sample
 
 
@@ -68,7 +68,7 @@ def test_sampling_follows_the_models_probabilities(model, processor, prompts):
     one = prompts.select([1])
     with torch.no_grad():
         hidden = models.backbone(
-            model, models.embed(model, one), one.attention_mask, models.positions(one.attention_mask)
+            model, models.embed(model, one), one.attention_mask, inputs.positions(one.attention_mask)
         )
         logits = model.lm_head(hidden[:, -1])[0] / 2
     top = logits.topk(5)

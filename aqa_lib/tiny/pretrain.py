@@ -44,8 +44,9 @@ from transformers import (
 
 from .. import audio, prompt, reward
 from ..dataset import Question
-from ..loss import shared_row
-from ..model import Example, Prompts, backbone, collate, embed, encode, encode_audio, parts
+from ..inputs import Example, Prompts, collate, encode
+from ..logps import shared_row
+from ..model import backbone, embed, encode_audio, parts
 from ..rollout import decode, sample
 from . import sounds, synth
 from .smalltalk import dialogue

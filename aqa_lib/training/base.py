@@ -24,8 +24,9 @@ from transformers import ProgressCallback, TrainerCallback
 
 from .. import evaluation, reward, scale
 from ..dataset import Question
+from ..inputs import Prompts, collate, prepare
 from ..large import masters, planner
-from ..model import Prompts, collate, encode_audio, half_precision, parts, prepare
+from ..model import encode_audio, half_precision, parts
 from ..runtime import checkpoints, distributed, faults, files
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
@@ -185,7 +186,7 @@ class Hearing:
                     self.left -= tokens.nbytes
                     self.kept[clip] = tokens.cpu()
             heard.append(tokens.to(prompts.input_ids.device))
-        return replace(prompts, input_features=None, heard=nn.utils.rnn.pad_sequence(heard, batch_first=True))
+        return replace(prompts, input_features=None, audio_embeds=nn.utils.rnn.pad_sequence(heard, batch_first=True))
 
 
 class QuestionTrainer:

@@ -10,9 +10,8 @@ from torch.testing import assert_close
 
 from aqa_lib import baseline, bench, bench_gpu
 from aqa_lib.__main__ import main
-from aqa_lib.loss import completion_logps
-from aqa_lib.model import collate
-from aqa_lib.rollout import Rollouts
+from aqa_lib.inputs import Rollouts, collate
+from aqa_lib.logps import completion_logps
 
 HERE = Path(__file__).parent
 KEPT = sorted(path.stem for path in HERE.glob("*.json"))

@@ -49,8 +49,8 @@ def test_goes_on_with_what_was_interrupted(capsys):
 
 
 def test_the_code_is_a_module_and_what_it_imports():
-    names = {path.stem for path in artifacts.imports(artifacts.PACKAGE / "loss.py")}
-    assert {"loss", "model", "audio", "rollout"} <= names
+    names = {path.stem for path in artifacts.imports(artifacts.PACKAGE / "logps.py")}
+    assert {"logps", "model", "audio", "inputs"} <= names
     assert not {"plotting", "grpo", "show"} & names
     assert artifacts.code_version(loss.grpo_loss) != artifacts.code_version(scale.get)
 

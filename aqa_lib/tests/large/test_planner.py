@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aqa_lib import attention, scale
+from aqa_lib import attention, inputs, scale
 from aqa_lib import model as models
 from aqa_lib.__main__ import main
 from aqa_lib.grpo import GRPOConfig, GRPOTrainer
+from aqa_lib.inputs import Rollouts
 from aqa_lib.large import masters, planner
 from aqa_lib.large.planner import GB, Anatomy, Work
-from aqa_lib.loss import completion_logps
-from aqa_lib.rollout import Rollouts
+from aqa_lib.logps import completion_logps
 from aqa_lib.tests.helpers import config, length_reward
 
 WORK = Work(prompt=60, answer=1, questions=2, generations=4, asked=0, chunk=64, half=False)
@@ -101,7 +101,7 @@ def test_what_a_layer_saves_is_counted(model, kind, recompute):
 
 def test_what_a_layer_saves_for_long_answers_is_counted(model, processor, questions):
     """Their attention is taken apart, which copies the prompt's keys; within 5 %."""
-    prompts = models.collate(processor, [models.prepare(processor, questions[3])])
+    prompts = inputs.collate(processor, [inputs.prepare(processor, questions[3])])
     ids = torch.ones(1, 8, 61, dtype=torch.long)
     some = Rollouts(prompts, ids, ids.bool(), ids[..., 0].bool())
     work = replace(WORK, prompt=prompts.input_ids.shape[1], answer=61, generations=8)
@@ -116,7 +116,7 @@ def test_what_a_layer_saves_for_long_answers_is_counted(model, processor, questi
 
 def test_a_pass_takes_what_is_planned(model, processor, questions):
     """Of one with the longest clip; a little less, as not all of its tokens are audio."""
-    prompts = models.collate(processor, [models.prepare(processor, questions[3])] * 2)
+    prompts = inputs.collate(processor, [inputs.prepare(processor, questions[3])] * 2)
     ids = torch.ones(2, 2, 4, dtype=torch.long)
     some = Rollouts(prompts, ids, ids.bool(), ids[..., 0].bool())
     a, P = Anatomy.of(model), prompts.input_ids.shape[1]

@@ -6,7 +6,7 @@ import torch
 from aqa_lib import model as models
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.large import reference
-from aqa_lib.loss import completion_logps
+from aqa_lib.logps import completion_logps
 from aqa_lib.tests.helpers import config, length_reward
 
 

@@ -239,7 +239,7 @@ def test_a_clip_that_is_never_ready_does_not_hang_an_evaluation():
         ),
         ("aqa_lib.grpo.grpo_loss", "lower max_tokens_per_forward from 8192 to 4096, which learns the same; if that"),
         ("torch.optim.AdamW.step", "weights, gradients and optimizer do not fit"),
-        ("aqa_lib.evaluation.rollouts.sample", "lower the evaluation's batch size from 32 to 16"),
+        ("aqa_lib.evaluation.rollout.sample", "lower the evaluation's batch size from 32 to 16"),
     ],
 )
 def test_a_full_gpu_gives_advice(train, questions, monkeypatch, place, advice):

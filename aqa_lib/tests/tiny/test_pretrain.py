@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from aqa_lib import audio, model, prompt
+from aqa_lib import audio, inputs, model, prompt
 from aqa_lib.tiny import pretrain, smalltalk, sounds, synth
 
 FOLDER = Path(__file__).resolve().parents[3] / "data" / "tiny" / "model"
@@ -43,12 +43,12 @@ def test_transformers_own_path_gives_our_logits(tiny):
         messages = prompt.messages(question, 2)
         waves.append(wave)
         texts.append(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-        examples.append(model.encode(processor, messages, audio.Clip(wave)))
-    ours = model.collate(processor, examples)
+        examples.append(inputs.encode(processor, messages, audio.Clip(wave)))
+    ours = inputs.collate(processor, examples)
     theirs = processor(text=texts, audio=waves, sampling_rate=16_000, return_tensors="pt", padding=True)
     assert torch.equal(ours.input_ids, theirs.input_ids)
     with torch.no_grad():
-        place = model.positions(ours.attention_mask)
+        place = inputs.positions(ours.attention_mask)
         hidden = model.backbone(policy, model.embed(policy, ours), ours.attention_mask, place)
         logits = policy(**theirs, position_ids=place).logits[:, -1]
     assert torch.allclose(model.parts(policy).head(hidden[:, -1]), logits, atol=1e-3)

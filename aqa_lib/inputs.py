@@ -1,0 +1,180 @@
+"""Turn questions into the tensors that travel: prompts with their mels, and the answers that were sampled to them.
+
+`audio, prompt -> [inputs] -> model -> rollout -> reward -> loss`. Everything here is data and how it is batched;
+nothing runs a model. One letter means one dimension, here and in every module behind:
+
+    B  questions (prompts) of a batch       P  prompt tokens, padded on the left
+    G  answers to each question             C  completion tokens, padded on the right
+    K  answer tokens packed into one row    T  tokens of a row, P + K
+    V  vocabulary                           H  width of the language model
+    A  clips of a batch                     N  audio tokens of a clip, one for 40 ms
+    S  samples of a clip, 16,000 a second   M  mel bins, F  mel frames, 100 a second
+    R  prompts still being decoded          L  answers still being decoded in each of their rows
+    D  width of an attention head
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import audio, prompt
+from .audio import Clip
+from .dataset import Question
+
+HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
+
+
+class InputError(ValueError):
+    """A prompt that cannot be made; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt before batching.
+
+    ids: token ids with the audio tokens in place. mel: (M, F + 2), or None without a clip. frames: F. notes: what was
+    done to the clip.
+    """
+
+    ids: list[int]
+    mel: Tensor | None
+    frames: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cut(self) -> bool:
+        """Whether the clip was longer than the model hears."""
+        return any(note.startswith("cut ") for note in self.notes)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts, padded on the left.
+
+    input_ids, attention_mask: (B, P). input_features: (A, M, F) mels of the clips in reading order, and
+    feature_lengths: (A,) their valid frames; both None in a batch without audio. audio_embeds: (A, N, H), the clips'
+    audio tokens padded on the right, where they were encoded before; they then stand in for input_features.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    input_features: Tensor | None = None
+    feature_lengths: Tensor | None = None
+    audio_embeds: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def to(self, device, **kwargs) -> "Prompts":
+        return self._each(lambda tensor: tensor.to(device, **kwargs))
+
+    def pin_memory(self) -> "Prompts":
+        """Put the batch where a GPU reads it fastest; the loader calls this."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function) -> "Prompts":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Prompts(**{name: None if value is None else function(value) for name, value in tensors.items()})
+
+    def select(self, rows: Sequence[int]) -> "Prompts":
+        """Keep some rows, and drop the padding that none of them needs. Takes one clip a prompt, or none."""
+        rows = torch.as_tensor(rows, device=self.input_ids.device)
+        mask = self.attention_mask[rows]
+        width = int(mask.sum(1).max())
+        kept = Prompts(self.input_ids[rows][:, -width:], mask[:, -width:])
+        if self.feature_lengths is None:
+            return kept
+        lengths = self.feature_lengths[rows]
+        if self.audio_embeds is not None:
+            tokens = audio.num_audio_tokens(int(lengths.max()))
+            return replace(kept, feature_lengths=lengths, audio_embeds=self.audio_embeds[rows, :tokens])
+        frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
+        return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """G answers to each of B prompts.
+
+    completion_ids: (B, G, C) token ids, padded on the right. mask: (B, G, C) bool, true up to and including the end
+    token. ended: (B, G) bool, false where the answer was cut at the longest length.
+    """
+
+    prompts: Prompts
+    completion_ids: Tensor
+    mask: Tensor
+    ended: Tensor
+
+    def select(self, rows: Sequence[int]) -> "Rollouts":
+        """Keep the groups of some prompts, and drop the padding that none of them needs."""
+        index = torch.as_tensor(rows, device=self.mask.device)
+        width = max(int(self.mask[index].sum(-1).max()), 1)
+        ids, mask = self.completion_ids[index, :, :width], self.mask[index, :, :width]
+        return Rollouts(self.prompts.select(rows), ids, mask, self.ended[index])
+
+
+def max_seconds(processor) -> float:
+    """Return the longest clip that a model hears, in seconds."""
+    return float(processor.feature_extractor.chunk_length)
+
+
+def prepare(processor, question: Question, style: int = 2, heard: str = "heard") -> Example:
+    """Load a question's clip and make its prompt.
+
+    style: prompt 1, 2 or 3. heard: "heard", or the controls "silent" (zeros in place of the clip) and "none" (text
+    alone). Raises AudioError where the clip cannot be used.
+    """
+    if heard not in HEARD:
+        raise InputError(f"heard={heard!r} is unknown; choose {', '.join(HEARD)}.")
+    messages = prompt.messages(question, style)
+    if heard == "none":
+        messages[-1]["content"] = [part for part in messages[-1]["content"] if part["type"] == "text"]
+        return encode(processor, messages, None)
+    clip = audio.load(
+        question.audio,
+        question.meta.get("start"),
+        question.meta.get("end"),
+        name=f"{question.id} ({question.audio})" if isinstance(question.audio, Path) else question.id,
+        max_seconds=max_seconds(processor),
+    )
+    return encode(processor, messages, audio.silence(clip) if heard == "silent" else clip)
+
+
+def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
+    """Render chat messages to token ids, with one audio token for every 40 ms of the clip."""
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    frames, mel = 0, None
+    if clip is not None:
+        extractor = processor.feature_extractor
+        mel = audio.log_mel(clip.wave, extractor.feature_size, extractor.chunk_length)
+        frames = audio.num_frames(len(clip.wave))
+        token = processor.audio_token
+        if (count := text.count(token)) != 1:
+            raise InputError(f"the prompt contains {token} {count} times instead of once; remove it from the text.")
+        text = text.replace(token, token * audio.num_audio_tokens(frames))
+    ids = processor.tokenizer(text, add_special_tokens=False).input_ids
+    return Example(ids, mel, frames, clip.notes if clip else ())
+
+
+def collate(processor, examples: Sequence[Example]) -> Prompts:
+    """Batch examples: ids padded on the left, mels on the right."""
+    width = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), width), processor.tokenizer.pad_token_id)  # (B, P)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(examples):
+        ids[row, width - len(example.ids) :] = torch.tensor(example.ids)
+        mask[row, width - len(example.ids) :] = 1
+    heard = [example for example in examples if example.mel is not None]
+    if not heard:
+        return Prompts(ids, mask)
+    longest = max(example.mel.shape[1] for example in heard)
+    mels = torch.stack([nn.functional.pad(example.mel, (0, longest - example.mel.shape[1])) for example in heard])
+    return Prompts(ids, mask, mels, torch.tensor([example.frames for example in heard]))
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Count each token's position among the real ones, (B, P)."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,113 @@
+"""Compute the log-probability of every answer token, each prompt run once for all of its answers.
+
+`rollout -> [logps] -> loss`. The report (and TRL) run the prompt again for each of its G answers; here one row
+`[prompt, answer 1 ... answer G]` with a mask and restarted positions gives the same log-probabilities and the same
+gradients, and the head is applied to the answers' positions alone. Of long answers even what the mask would hide is not
+computed (`attention`).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from . import attention
+from .attention import Answers
+from .inputs import Rollouts, positions
+from .model import backbone, embed, parts
+from .runtime import distributed
+
+
+def shared_row(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay G answers behind one prompt: who sees whom, where each token stands, and which token that is.
+
+    prompt_mask: (B, P), completion_mask: (B, G, C). Answers are packed without padding between them, so a row has
+    T = P + K tokens, K the most answer tokens of any row. Returns the attention mask, (B, 1, T, T) bool; position ids,
+    (B, T); and for the K places the token's index into the flattened (G * C) answers, (B, K), padded ones last.
+    Each answer sees the prompt and itself, and counts on from the prompt.
+
+    >>> mask, place, order = shared_row(torch.ones(1, 2), torch.tensor([[[1, 1], [1, 0]]]))
+    >>> mask.int()[0, 0]
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 0],
+            [1, 1, 0, 0, 1]], dtype=torch.int32)
+    >>> place, order
+    (tensor([[0, 1, 2, 3, 2]]), tensor([[0, 1, 2]]))
+    """
+    order, place = _pack(prompt_mask, completion_mask)
+    (B, P), K, C = prompt_mask.shape, order.shape[1], completion_mask.shape[2]
+    answer = torch.cat([order.new_full((B, P), -1), order // C], 1)  # (B, T), -1 for the prompt
+    related = (answer[:, :, None] == answer[:, None]) | (answer[:, None] == -1)  # key: same answer, or the prompt
+    seen = torch.cat([prompt_mask.bool(), completion_mask.bool().flatten(1).gather(1, order)], 1)  # (B, T)
+    mask = related.tril() & seen[:, None]
+    mask |= torch.eye(P + K, dtype=torch.bool, device=order.device)  # padding sees itself: softmax of nothing is NaN
+    return mask[:, None], place, order
+
+
+def answers_apart(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Answers, Tensor, Tensor]:
+    """Lay out the same row for an attention that takes one answer at a time, and never scores it against another."""
+    order, place = _pack(prompt_mask, completion_mask)
+    (B, P), (_, G, L) = prompt_mask.shape, completion_mask.shape
+    seen = prompt_mask.bool()[:, None]  # (B, 1, P)
+    ones = torch.ones(max(P, L), max(P, L), dtype=torch.bool, device=order.device)
+    among = ones[:P, :P].tril() & seen | torch.eye(P, dtype=torch.bool, device=order.device)
+    before = seen[:, None].expand(B, G, L, P)
+    own = ones[:L, :L].tril().expand(B, G, L, L)
+    mask = torch.cat([before, own], 3).flatten(0, 1)[:, None]  # (B * G, 1, L, P + L)
+    return Answers(among[:, None], mask, _places(order, P, G, L), order), place, order
+
+
+def _pack(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the answers' tokens behind each other: (B, K) indices into (G * C), and (B, P + K) position ids."""
+    C, real = completion_mask.shape[2], completion_mask.bool().flatten(1)  # (B, G * C)
+    order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
+    place = prompt_mask.sum(1, keepdim=True).long() + order % C
+    return order, torch.cat([positions(prompt_mask).long(), place], 1)
+
+
+def _places(order: Tensor, P: int, G: int, C: int) -> Tensor:
+    """Tell where in its row each answer's token was put, (B, G, C); 0 where it was not."""
+    behind = P + torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
+
+
+@distributed.one_pass
+def completion_logps(
+    model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Compute the log-probability and the entropy of every answer token, each prompt run once.
+
+    Returns two (B, G, C) float32 tensors, zero where the mask is false. The head sees `chunk_size` positions at a time
+    and is recomputed in the backward pass, so that memory never holds logits at all positions.
+    """
+    prompts, ids, mask = rollouts.prompts, rollouts.completion_ids, rollouts.mask
+    (B, G, C), P = ids.shape, prompts.input_ids.shape[1]
+    # An answer's last token predicts nothing, so only those with a successor are run.
+    fed = mask[..., 1:]
+    apart = attention.pays(P, G, C - 1, int(fed.sum((1, 2)).max()))
+    sees, place, order = (answers_apart if apart else shared_row)(prompts.attention_mask, fed)
+    fed = ids[..., :-1].flatten(1).gather(1, order)  # (B, K)
+    table = parts(model).language_model.get_input_embeddings()
+    hidden = backbone(model, torch.cat([embed(model, prompts), table(fed)], 1), sees, place)  # (B, P + K, H)
+
+    # Token (g, 0) is predicted at the prompt's end, token (g, t) where token (g, t - 1) was packed.
+    source = nn.functional.pad(_places(order, P, G, C - 1), (1, 0), value=P - 1)  # (B, G, C)
+    row = torch.arange(B, device=ids.device)[:, None, None].expand_as(source)
+    hidden, targets = hidden[row[mask], source[mask]], ids[mask]  # (N, H), (N,)
+    head = parts(model).head
+    chunks = list(zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True))
+    if len(chunks) == 1:  # fits: nothing need be recomputed
+        pieces = [_logps(head, hidden, targets, temperature)]
+    else:
+        pieces = [checkpoint(_logps, head, *chunk, temperature, use_reentrant=False) for chunk in chunks]
+    logps, entropies = (torch.cat(piece) for piece in zip(*pieces, strict=True))
+    zeros = torch.zeros(B, G, C, device=ids.device)
+    return zeros.masked_scatter(mask, logps), zeros.masked_scatter(mask, entropies)
+
+
+def _logps(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logps = (head(hidden).float() / temperature).log_softmax(-1)  # (N, V)
+    with torch.no_grad():
+        entropy = -(logps.exp() * logps).sum(-1)
+    return logps.gather(1, targets[:, None]).squeeze(1), entropy
