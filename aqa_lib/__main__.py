@@ -303,7 +303,7 @@ def evaluate(arguments: list[str]) -> None:
     evaluation.predict(policy, processor, questions, args.output, **options)
     if args.controls:
         evaluation.predict_controls(policy, processor, questions, args.output, **options)
-    if distributed.place()[0] == 0:
+    if distributed.rank_and_world_size()[0] == 0:
         scored = {"files": [Path(args.output)], "json": False, "questions": None, "official": None}
         results.run_score(argparse.Namespace(**scored))
 
@@ -358,7 +358,7 @@ def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips where a path asks for them and they are not there."""
     from .runtime import distributed
 
-    if Path(path).resolve().parent == scales.TINY and distributed.place()[0] == 0:
+    if Path(path).resolve().parent == scales.TINY and distributed.rank_and_world_size()[0] == 0:
         from .tiny import synth
 
         synth.write(scales.TINY)
@@ -378,7 +378,7 @@ def main(arguments: list[str] | None = None) -> int:
     from .runtime import distributed
 
     distributed.start()
-    if distributed.place()[0]:
+    if distributed.rank_and_world_size()[0]:
         sys.stdout = open(os.devnull, "w")  # one process speaks for all
         logging.disable(logging.INFO)
     job, rest = arguments[0], arguments[1:]

@@ -80,7 +80,7 @@ def predict(
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
     blank = [question_row(i, question) for i, question in enumerate(questions)]
     rows: dict[int, dict] = {}
-    rank, processes = distributed.place()
+    rank, processes = distributed.rank_and_world_size()
     first, own = rank == 0, path
     if path is not None:
         settings = {
@@ -120,7 +120,7 @@ def predict(
             rows |= predictions.resume(own, meta, ids)
             batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
     # Where the model is shared out all must ask as many batches: who has fewer asks the first of all again.
-    batches = [batch for batch, _ in distributed.in_step(model, batches, every[0])]
+    batches = [batch for batch, _ in distributed.lockstep(model, batches, every[0])]
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))

@@ -275,7 +275,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
 
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         args, start = self.args, time.perf_counter()
-        rank, processes = distributed.place()  # processes that share a step sample what one alone would
+        rank, processes = distributed.rank_and_world_size()  # processes that share a step sample what one alone would
         keys = [args.seed, self.state.global_step, self._index * processes + rank, 0]
         with torch.no_grad(), self.accelerator.autocast():
             rollouts = sample(
@@ -355,7 +355,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
     def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
         logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
         batches = self._micro_batches(rollouts, learn=False)
-        for (rows, _), _ in distributed.in_step(model, batches, ([0], 0)):
+        for (rows, _), _ in distributed.lockstep(model, batches, ([0], 0)):
             with self.accelerator.autocast():
                 part, _ = completion_logps(
                     model, rollouts.select(rows), self.args.temperature, self.args.logits_chunk_size
@@ -371,7 +371,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
         sums: dict[str, Tensor] = defaultdict(float)
         batches = self._micro_batches(rollouts, rows)
-        for (part, tokens), counts in distributed.in_step(model, batches, ([0], args.max_tokens_per_forward)):
+        for (part, tokens), counts in distributed.lockstep(model, batches, ([0], args.max_tokens_per_forward)):
             if args.gradient_checkpointing:
                 for module in model.modules():
                     if hasattr(module, "gradient_checkpointing"):

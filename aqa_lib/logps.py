@@ -72,7 +72,7 @@ def _places(order: Tensor, P: int, G: int, C: int) -> Tensor:
     return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
 
 
-@distributed.one_pass
+@distributed.forward_method
 def completion_logps(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
 ) -> tuple[Tensor, Tensor]:

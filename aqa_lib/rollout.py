@@ -49,7 +49,7 @@ class Room(DynamicLayer):
 
 
 @torch.no_grad()
-@distributed.one_pass
+@distributed.forward_method
 def sample(
     model: nn.Module,
     processor,
@@ -105,7 +105,7 @@ def sample(
         mask[rows, lanes, step] = open_[rows, lanes]
         open_[rows, lanes] &= ~torch.isin(token, ends)
         going = bool(open_.any())
-        if step == max_completion_length - 1 or not distributed.most(model, going):
+        if step == max_completion_length - 1 or not distributed.max_over_ranks(model, going):
             break
         alive = open_[rows, lanes].any(1)
         if going and 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them

@@ -222,7 +222,7 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         self._asked = [as_row(question) for question in inputs["questions"]]
         self.state.num_input_tokens_seen += sum(distributed.gather(int(prompts.attention_mask.sum() + tokens)))
         if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
-            tokens = num_items_in_batch / distributed.place()[1]
+            tokens = num_items_in_batch / distributed.rank_and_world_size()[1]
         loss = -logps.sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
 

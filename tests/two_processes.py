@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from aqa_lib import dataset, evaluation
 from aqa_lib.grpo import GRPOConfig, GRPOTrainer
+from aqa_lib.large import fsdp
 from aqa_lib.runtime import distributed, files
 from aqa_lib.sft import SFTConfig, SFTTrainer
 from aqa_lib.tiny import pretrain
@@ -56,7 +57,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
         "gradient_accumulation_steps": accumulate, "logging_steps": 3, "logging_first_step": False, "eval_steps": 3,
         "save_steps": 3, "report_to": "none", "disable_tqdm": True,
     } | changes  # fmt: skip
-    rank, spares = distributed.place()[0], []
+    rank, spares = distributed.rank_and_world_size()[0], []
     for name in names:
         model = pretrain.build_model(processor, seed=1)
         model.generation_config.eos_token_id = [*range(0, 512, 4)]  # so answers end at different steps
@@ -68,9 +69,9 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
             trainer = SFTTrainer(
                 model, processor, SFTConfig(output_dir=str(folder / name), **common), questions, held_out
             )
-        with mock.patch.object(distributed, "in_step", counted(distributed.in_step, spares)):
+        with mock.patch.object(distributed, "lockstep", counted(distributed.lockstep, spares)):
             trainer.train(resume and str(resume / name / "checkpoint-2"))
-        weights = distributed.whole_weights(model) if common.get("fsdp") else model.state_dict()
+        weights = fsdp.full_weights(model) if common.get("fsdp") else model.state_dict()
         torch.save(weights, folder / f"{name}.{rank}.pt")
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(trainer.state.log_history))
@@ -89,7 +90,7 @@ def evaluate(folder: Path, model, processor, held_out) -> None:
         except KeyboardInterrupt:
             pass  # each process has answered one question of its share
     rows = evaluation.predict(*asked, batch_size=2, progress=False)
-    (folder / f"rows.{distributed.place()[0]}.json").write_text(json.dumps(rows))
+    (folder / f"rows.{distributed.rank_and_world_size()[0]}.json").write_text(json.dumps(rows))
 
 
 def both(folder: Path, accumulate: int) -> None:

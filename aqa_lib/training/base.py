@@ -25,7 +25,7 @@ from transformers import ProgressCallback, TrainerCallback
 from .. import evaluation, reward, scale
 from ..dataset import Question
 from ..inputs import Prompts, collate, prepare
-from ..large import masters, planner
+from ..large import fsdp, masters, planner
 from ..model import encode_audio, half_precision, parts
 from ..runtime import checkpoints, distributed, faults, files
 
@@ -224,7 +224,7 @@ class QuestionTrainer:
         if self.args.fsdp:
             for model in filter(None, (self.model, getattr(self, "ref_model", None))):
                 dtype = torch.bfloat16 if self.args.bf16 else None
-                distributed.shard(model, self.args.device, dtype, tower=not self._hearing.frozen)
+                fsdp.shard(model, self.args.device, dtype, tower=not self._hearing.frozen)
         self.add_callback(stop)
         resume = "resume from the last checkpoint"
         too_large = (
@@ -331,7 +331,7 @@ class QuestionTrainer:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the options as JSON: transformers pickles them, tokens for the hub and all."""
         if self.args.fsdp and not self.args.should_save:
-            distributed.whole_weights(self.model)  # which the first process brings together from all
+            fsdp.full_weights(self.model)  # which the first process brings together from all
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -340,7 +340,7 @@ class QuestionTrainer:
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.fsdp and self.args.should_save:
-            state_dict = distributed.whole_weights(self.model)
+            state_dict = fsdp.full_weights(self.model)
         super()._save(output_dir, state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -352,7 +352,7 @@ class QuestionTrainer:
         if not (checkpoint and self.args.fsdp):
             return super()._load_optimizer_and_scheduler(checkpoint)
         read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit the card
-        distributed.load_states(self.optimizer, read(Path(checkpoint) / "optimizer.pt", mmap=True))
+        fsdp.load_states(self.optimizer, read(Path(checkpoint) / "optimizer.pt", mmap=True))
         self.lr_scheduler.load_state_dict(read(Path(checkpoint) / "scheduler.pt"))
 
     def _check(self, loss: Tensor, rows: list[dict]) -> None:
@@ -366,10 +366,10 @@ class QuestionTrainer:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else 0.0
         step, rows = self._batch
-        faults.refuse(float(distributed.whole(norm)), "gradient", step + 1, rows, self.args.output_dir)
+        faults.refuse(float(fsdp.full_tensor(norm)), "gradient", step + 1, rows, self.args.output_dir)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        return distributed.whole(super()._clip_grad_norm(model))  # torch 2.9 would log one process's part
+        return fsdp.full_tensor(super()._clip_grad_norm(model))  # torch 2.9 would log one process's part
 
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
@@ -420,7 +420,7 @@ class QuestionTrainer:
                 **kwargs,
             )
             self.optimizer.register_step_pre_hook(self._check_gradients)
-            self.optimizer.register_state_dict_post_hook(distributed.whole_states)
+            self.optimizer.register_state_dict_post_hook(fsdp.full_states)
         return self.optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -438,7 +438,7 @@ class QuestionTrainer:
             raise ValueError(
                 f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; take another."
             )
-        distributed.load_weights(model, saved.state_dict())
+        fsdp.load_weights(model, saved.state_dict())
 
     def _load_best_model(self) -> None:
         if reason := checkpoints.fault(self.state.best_model_checkpoint):
