@@ -8,12 +8,14 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import redirect_stdout
 from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from . import escape
 from . import scale as scales
 
 JOBS = {
@@ -387,14 +389,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"no job is named {job!r}; choose from {', '.join(JOBS)}.")
         jobs = {"demo": demo, "plan": plan, "prepare": prepare, "evaluate": evaluate}
         jobs |= {name: partial(train, name) for name in ("train", "sft")}
-        jobs.get(job, partial(_other, job))(rest)
+        with redirect_stdout(escape.Terminal(sys.stdout)):
+            jobs.get(job, partial(_other, job))(rest)
     except (ValueError, ImportError, OSError) as error:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(f"error: {where}{getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        print(escape.terminal(f"error: {where}{getattr(error, 'strerror', None) or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         again = "with --resume goes on from the last checkpoint" if job in ("train", "sft") else "goes on from here"
-        print(str(stopped) or f"stopped; the same command {again}.", file=sys.stderr)
+        print(escape.terminal(str(stopped) or f"stopped; the same command {again}."), file=sys.stderr)
         return 130
     return 0
 
@@ -404,6 +407,8 @@ def _quiet() -> None:
     from transformers.utils import logging as theirs
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for handler in logging.root.handlers:
+        handler.setFormatter(escape.Formatter("%(message)s"))
     for noisy in ("httpx", "numexpr", "accelerate", "datasets", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     theirs.set_verbosity_error()

@@ -19,13 +19,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .escape import UNPRINTABLE
+
 AVQA = {"id": "id", "audio": "audio_path", "question": "question_text", "choices": "multi_choice"}
 AVQA |= {"answer": "answer", "task": "task"}
 GENERIC = {name: name for name in ("id", "audio", "question", "choices", "answer", "task")}
 MMAU = GENERIC | {"audio": "audio_id"}
 SHOWN = 20  # bad rows named in one message
 MAX_TEXT = 10_000  # characters in one field; the report's whole prompt holds 512 tokens
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # Read by the tokenizer or by the rewards as more than words, wherever it stands.
 MARKUP = re.compile(r"<\|\w+\|>|</?(?:answer|think)>")
 

@@ -201,8 +201,11 @@ HOSTILE = (
 RENDERERS = """
 import json
 from pathlib import Path
-from IPython.display import HTML, display
-from aqa_lib import audio, causes, dataset, inspection, predictions, show
+from IPython.display import HTML, Markdown, display
+from aqa_lib import audio, dataset, evaluation, predictions
+from aqa_lib.course import inspection, show
+from aqa_lib.results import causes, comparison, report
+from aqa_lib.results.scoring import score
 
 hostile = Path("hostile.txt").read_text()
 clip = Path(hostile.replace("/", "_")[:120] + ".wav")
@@ -216,13 +219,34 @@ for sound in (clip, Path(hostile.replace("/", "_")[:90])):
     question = dataset.Question(hostile, sound, hostile, tuple(given["choices"]), "rain")
     display(HTML(inspection.card(question, {hostile: row}, {hostile: {hostile: 0.5}})))
 display(HTML(inspection.table([row], causes={hostile: hostile})), HTML(inspection.alert(hostile)))
+
+# What evaluate makes of a question file in MMAU's form, shown by notebook 05's own cells.
+asked = {"id": "1", "audio_id": "clip.wav", "question": "What?", "choices": ["dog", "rain"], "answer": "dog"}
+asked |= {"task": hostile, "category": hostile, "sub-category": hostile, "difficulty": hostile}
+Path("asked.json").write_text(json.dumps([asked]))
+(one,) = dataset.read("asked.json")
+first = evaluation.question_row(0, one) | evaluation.read_reply("dog", one)
+files = [Path(hostile.replace("/", "_")[start:][:100] + f"{start}.jsonl") for start in (0, 150)]
+for seed, file in enumerate(files):
+    file.write_text(json.dumps(first) + "\n")
+    labels = {"method": hostile, "train_seed": seed, "model": hostile, "scale": hostile, "data": hostile}
+    record = {"settings": {"style": 2, "audio": "heard", "shuffle_choices": None}, "labels": labels}
+    record["environment"] = {"commit": hostile}
+    predictions.meta_path(file).write_text(json.dumps(record | {"finished": hostile}))
+mine = predictions.read(files[0])
+display(Markdown(score(mine).markdown()))
+display(Markdown(comparison.compare(files).markdown()))
+tables = report.build([predictions.read(file) for file in files])
+display(Markdown(report.markdown(tables)), report.plot(tables))
+display(Markdown("\n".join(f"{report.title(made)}\n\n" + "\n".join(report.scores(made)) for made in tables)))
 display(show.table([{hostile: hostile}]), show.listen({hostile: audio.load(clip)}))
 display(inspection.browse({hostile: run}, [question]))
 broken = inspection.browse({hostile: run}, [question])
 causes.tags_path(run).write_text("{")
 broken.act(broken.show, 0)
 display(broken)
-display(HTML('<img src="x" onerror="window.control=1">'))  # unescaped: shows that the page would run it
+# unescaped: shows that the page would run it
+display(Markdown('| a |\\n|---|\\n| Reasoning <img src="x" onerror="window.control=1"> $z^9$ |'))
 """
 
 
@@ -241,4 +265,6 @@ def test_hostile_replies_questions_and_names_run_nothing_and_reach_nothing(lab, 
     assert shown.count("<script>window.ran=1</script>") > 20
     assert page.evaluate("window.ran") is None
     assert page.locator("article mjx-container, article iframe, article svg, article a, article style").count() == 0
+    maths = page.locator("mjx-container")
+    assert maths.count() == 1, "only the control's formula is typeset"
     assert not page.left

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from .. import predictions, scale
+from ..escape import markdown
 from ..results import plotting, scoring
 from . import recipes
 
@@ -52,10 +53,10 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
 def table(reports: dict[str, scoring.Report]) -> str:
     """Lay reports side by side as Markdown: accuracy in percent with 95 % intervals, by task, and the format rate."""
     tasks = sorted(next(iter(reports.values())).by["task"], key="sound music speech".find)
-    lines = [f"| model | {' | '.join(tasks)} | average | format |", "|---" * (len(tasks) + 3) + "|"]
+    lines = [f"| model | {' | '.join(map(markdown, tasks))} | average | format |", "|---" * (len(tasks) + 3) + "|"]
     for name, report in reports.items():
         cells = [str(report.by["task"][task]["strict"]) for task in tasks]
-        lines.append(f"| {' | '.join([name, *cells, str(report.strict), str(report.tagged)])} |")
+        lines.append(f"| {' | '.join([markdown(name), *cells, str(report.strict), str(report.tagged)])} |")
     n = next(iter(reports.values())).strict.n
     return "\n".join(
         [

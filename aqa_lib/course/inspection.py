@@ -2,12 +2,11 @@
 
 Last step of the flow: `evaluation -> causes -> [inspection]`. Plain functions select rows and write them as HTML;
 `browse` only puts controls around them. The report gives accuracies and shows no error. Whatever comes from a model, a
-question or a file name goes through `escape` and is shown as text, so that a reply such as `<img src=x onerror=...>` is
-read and not run.
+question or a file name goes through `escape.html` and is shown as text, so that a reply such as
+`<img src=x onerror=...>` is read and not run.
 """
 
 import base64
-import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from pathlib import Path
 import ipywidgets as widgets
 
 from .. import audio, predictions, prompt
-from ..dataset import UNPRINTABLE, Question
+from ..dataset import Question
+from ..escape import html, plain
 from ..evaluation import choice_probabilities
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
@@ -26,7 +26,6 @@ from . import show
 KINDS = ("wrong", "unreadable", "right", "all")
 PAIRS = ("all", "both right", "only A", "only B", "neither")  # which of two runs is right
 ORDERS = ("as asked", "longest reply first", "least sure of the right choice first")
-LONGEST = 5_000  # characters of one text that are shown
 # MathJax, which Jupyter and (an older one) Colab run over HTML, must leave alone what people and models wrote.
 NO_MATH = 'class="mathjax_ignore tex2jax_ignore"'
 LEFT = 'style="text-align: left"'  # Jupyter's tables are for numbers
@@ -75,29 +74,9 @@ def select(
 # -- HTML ------------------------------------------------------------------------------------------------------------
 
 
-def plain(value: object) -> str:
-    r"""Turn anything into text that can be shown: cut where it is long, control characters replaced by a mark.
-
-    >>> plain("a\x00b"), len(plain("a" * 1_000_000)) < 6_000
-    ('a\ufffdb', True)
-    """
-    value = str(value)
-    more = f" ... ({len(value) - LONGEST} more characters)" if len(value) > LONGEST else ""
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
-
-
-def escape(value: object) -> str:
-    """Turn anything into HTML that shows it as text.
-
-    >>> escape("<b onclick='x'>&")
-    '&lt;b onclick=&#x27;x&#x27;&gt;&amp;'
-    """
-    return html.escape(plain(value))
-
-
 def alert(sentence: object) -> str:
     """Show a sentence that says what is wrong."""
-    return f'<p role="alert" {NO_MATH}><strong>Please note:</strong> <bdi>{escape(sentence)}</bdi></p>'
+    return f'<p role="alert" {NO_MATH}><strong>Please note:</strong> <bdi>{html(sentence)}</bdi></p>'
 
 
 def sound(question: Question | None) -> str:
@@ -110,11 +89,11 @@ def sound(question: Question | None) -> str:
     except audio.AudioError as error:
         return alert(error)
     file = io.BytesIO()
-    picture = plotting.sounds({"": clip})  # no title: a name with dollar signs would be typeset
+    picture = plotting.sounds({"": clip})
     picture.savefig(file, format="webp", pil_kwargs={"quality": 80})  # a sixth of a PNG
     data = base64.b64encode(file.getvalue()).decode()
     label = plain(", ".join([name, f"{clip.seconds:.1f} s", *clip.notes]))
-    image = f'<img alt="Waveform and mel spectrogram of {escape(label)}" src="data:image/webp;base64,{data}">'
+    image = f'<img alt="Waveform and mel spectrogram of {html(label)}" src="data:image/webp;base64,{data}">'
     return show.player(clip, label) + image
 
 
@@ -133,17 +112,17 @@ def card(
     about = ", ".join(
         filter(None, [str(first["id"]), *(group(first, key) for key in ("task", "difficulty", "category"))])
     )
-    head = "".join(f'<th scope="col" {LEFT}><bdi>{escape(name)}</bdi></th>' for name in rows)
+    head = "".join(f'<th scope="col" {LEFT}><bdi>{html(name)}</bdi></th>' for name in rows)
     lines = []
     for choice in dict.fromkeys(first["choices"]):
         gold = " <strong>&#10004; right answer</strong>" if choice.strip() == first["answer"].strip() else ""
         cells = [_cell(row, choice, probabilities.get(name, {}).get(choice)) for name, row in rows.items()]
-        cells = [f'<th scope="row" {LEFT[:-1]}; font-weight: normal"><bdi>{escape(choice)}</bdi>{gold}</th>', *cells]
+        cells = [f'<th scope="row" {LEFT[:-1]}; font-weight: normal"><bdi>{html(choice)}</bdi>{gold}</th>', *cells]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f"<article {NO_MATH}>"
-        f"<p><small>Question <bdi>{escape(about)}</bdi></small><br>"
-        f'<strong dir="auto">{escape(first["question"])}</strong></p>'
+        f"<p><small>Question <bdi>{html(about)}</bdi></small><br>"
+        f'<strong dir="auto">{html(first["question"])}</strong></p>'
         f"{sound(question)}"
         f'<table><thead><tr><th scope="col" {LEFT}>choice</th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
@@ -166,10 +145,10 @@ def _reply(name: str, row: Mapping, rule: str) -> str:
     notes += ["cut at the longest length"] if row.get("ended") is False and row["model_output"] is not None else []
     notes += ["none of the choices"] if row["prediction"] and not is_choice(row) else []
     notes += [str(row["error"])] if row.get("error") else []
-    reply = "<em>no reply</em>" if row["model_output"] is None else escape(row["model_output"])
+    reply = "<em>no reply</em>" if row["model_output"] is None else html(row["model_output"])
     return (
-        f"<p><bdi>{escape(name)}</bdi>: <strong>{kind(row, rule)}</strong> "
-        f"<small>{escape(', '.join(notes))}</small></p>"
+        f"<p><bdi>{html(name)}</bdi>: <strong>{kind(row, rule)}</strong> "
+        f"<small>{html(', '.join(notes))}</small></p>"
         f'<pre dir="auto" style="white-space: pre-wrap">{reply}</pre>'
     )
 
@@ -181,7 +160,7 @@ def table(rows: Iterable[Mapping], rule: str = "official", causes: Mapping[str, 
     for row in rows:
         cells = [group(row, "task"), row["question"], row["answer"], row["model_output"] or "", kind(row, rule)]
         cells += [causes.get(row["id"], "")] if causes is not None else []
-        lines.append("<tr>" + "".join(f'<td dir="auto" {LEFT}>{escape(cell)}</td>' for cell in cells) + "</tr>")
+        lines.append("<tr>" + "".join(f'<td dir="auto" {LEFT}>{html(cell)}</td>' for cell in cells) + "</tr>")
     head = "".join(f'<th scope="col" {LEFT}>{column}</th>' for column in columns)
     return f"<table {NO_MATH}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 

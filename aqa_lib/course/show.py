@@ -5,7 +5,6 @@ its sound as MP3, an eighth of a WAV's size, in an `<audio>` element, which also
 """
 
 import base64
-import html
 import inspect
 import io
 import platform
@@ -17,7 +16,7 @@ import soundfile
 import torch
 from IPython.display import HTML, Markdown
 
-from .. import audio, scale
+from .. import audio, escape, scale
 from ..audio import Clip
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "librosa")
@@ -59,7 +58,7 @@ def player(clip: Clip, caption: str = "") -> str:
     wave = clip.wave / max(1.0, float(abs(clip.wave).max()))
     soundfile.write(file, wave, audio.SAMPLE_RATE, format="MP3")
     data = base64.b64encode(file.getvalue()).decode()
-    words = html.escape(caption or f"{clip.seconds:.1f} s")
+    words = escape.html(caption or f"{clip.seconds:.1f} s")
     return (
         f'<figure style="margin:0 0 .5em"><audio controls preload="metadata" aria-label="{words}" '
         f'src="data:audio/mpeg;base64,{data}"></audio><figcaption>{words}</figcaption></figure>'
@@ -88,10 +87,7 @@ def table(rows: Sequence[Mapping], digits: int = 3) -> Markdown:
 def _cell(value, digits: int) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}g}"
-    text = html.escape(str(value), quote=False)
-    for sign in "\\`*_[]|$~":  # Markdown's own signs, which a reply may hold
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return escape.markdown(value)
 
 
 def surroundings() -> Markdown:

@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import predictions, reward
+from ..escape import figure as label_of
+from ..escape import markdown as text_of
 from ..predictions import Predictions
 from . import comparison, stats
 from .plotting import COLOURS, STYLE, Picture, read_metrics, smooth
@@ -170,7 +172,7 @@ def _over_seeds(values: Sequence[float]) -> Bounds:
 def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
     """Lay arms side by side: the test, training, accuracy by length of thought, and paired tests of all pairs."""
     first = arms[0].runs[0]
-    lines = ["# Does thinking aloud help?", "", f"{data_version(first)}, {len(first.rows)} questions.", ""]
+    lines = ["# Does thinking aloud help?", "", f"{text_of(data_version(first))}, {len(first.rows)} questions.", ""]
     lines += _columns("test, mean [95 % over questions]", arms, [measure(arm, rule) for arm in arms])
     training = [measure_training(arm) for arm in arms]
     if any(training):
@@ -178,7 +180,7 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
     for arm in arms:
         if groups := by_length(arm, rule=rule):
             lines += [
-                f"{arm.name}: accuracy by length of thought",
+                f"{text_of(arm.name)}: accuracy by length of thought",
                 "",
                 "| words | replies | right (%) |",
                 "|---" * 3 + "|",
@@ -187,7 +189,7 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
             lines += [""]
     if len(arms) > 1:
         pairs = [comparison.difference(b.recipe, a.recipe) for a, b in combinations(arms, 2)]
-        names = [f"{b.name} - {a.name}" for a, b in combinations(arms, 2)]
+        names = [f"{text_of(b.name)} - {text_of(a.name)}" for a, b in combinations(arms, 2)]
         lines += ["| difference | points | p | p, corrected |", "|---" * 4 + "|"]
         for name, d, corrected in zip(names, pairs, stats.holm([d.p for d in pairs]), strict=True):
             points = comparison.interval((d.points, d.low, d.high), signed=True)
@@ -200,7 +202,7 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
 def _columns(title: str, arms: Sequence[Arm], columns: Sequence[dict[str, Bounds]]) -> list[str]:
     """Write one table with a column an arm; rows that no arm has are left out."""
     names = dict.fromkeys(name for column in columns for name in column)
-    lines = [f"| {title} | {' | '.join(arm.name for arm in arms)} |", "|---" * (len(arms) + 1) + "|"]
+    lines = [f"| {title} | {' | '.join(text_of(arm.name) for arm in arms)} |", "|---" * (len(arms) + 1) + "|"]
     for name in names:
         cells = ["" if np.isnan(column.get(name, NONE)[0]) else _number(column[name]) for column in columns]
         if any(cells):
@@ -276,7 +278,7 @@ def _band(axis: Axes, series: Sequence[Series], name: str, colour: str) -> None:
         table = np.array([smooth(row) for row in table])
     if not steps:
         return
-    axis.plot(steps, table.mean(0), color=colour, label=name)
+    axis.plot(steps, table.mean(0), color=colour, label=label_of(name))
     if len(table) > 1:
         _, low, high = np.array([stats.over_seeds(column) for column in table.T]).T
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -294,7 +296,7 @@ def _limits(axis: Axes, table: np.ndarray) -> tuple[float, float]:
 def _points(axis: Axes, x: Sequence[float], bounds: Sequence[Bounds], name: str, colour: str, form: str) -> None:
     mean, low, high = np.array(bounds, dtype=float).T
     spread = np.nan_to_num([mean - low, high - mean])
-    axis.errorbar(x, mean, np.maximum(spread, 0), fmt=form, color=colour, capsize=3, markersize=4, label=name)
+    axis.errorbar(x, mean, np.maximum(spread, 0), fmt=form, color=colour, capsize=3, markersize=4, label=label_of(name))
 
 
 def write(files: Iterable[str | Path], folder: str | Path, rule: str = "official") -> list[Arm]:

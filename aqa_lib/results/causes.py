@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from .. import prompt
 from ..dataset import show
+from ..escape import figure as label_of
 from ..predictions import Predictions, PredictionsError, group
 from ..runtime.files import write_whole
 from . import plotting
@@ -169,8 +170,9 @@ def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = Non
             share = np.array([rate.percent for rate in shown])
             low, high = np.array([rate.interval for rate in shown]).reshape(-1, 2).T
             bounds = [np.maximum(share - low, 0), np.maximum(high - share, 0)]
+            label = f"{label_of(value)} (n = {n})"
             height = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)  # side by side
-            axis.errorbar(share, height, xerr=bounds, fmt=marker, markersize=4, capsize=3, label=f"{value} (n = {n})")
+            axis.errorbar(share, height, xerr=bounds, fmt=marker, markersize=4, capsize=3, label=label)
         axis.set(xlabel="questions lost to the cause (percent)", xlim=(-1, None), yticks=range(len(names)))
         axis.set_yticklabels(names)
         axis.invert_yaxis()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import prompt
+from ..escape import markdown
 from ..predictions import CONTROLS, Predictions, PredictionsError, control_path, meta_path, read
 from . import stats
 from .scoring import Rate, data_version, judge, questions_of
@@ -106,18 +107,18 @@ class Comparison:
 
     def markdown(self) -> str:
         """Lay it out as two tables and one sentence on how to read them."""
-        lines = [f"{self.data}, {self.n} questions, {self.rule} rule, percent [95 % interval]", ""]
+        lines = [f"{markdown(self.data)}, {self.n} questions, {self.rule} rule, percent [95 % interval]", ""]
         lines += ["| run | seeds | over questions | over seeds |", "|---|---|---|---|"]
         for recipe in self.recipes:
             over_seeds = interval(recipe.over_seeds) if len(recipe.runs) > 1 else "one run"
             questions = interval(recipe.over_questions)
-            lines.append(f"| {recipe.name} | {len(recipe.runs)} | {questions} | {over_seeds} |")
+            lines.append(f"| {markdown(recipe.name)} | {len(recipe.runs)} | {questions} | {over_seeds} |")
         if self.differences:
             lines += ["", "| difference | points | p | p, corrected | real |", "|---|---|---|---|---|"]
         for d in self.differences:
             points = interval((d.points, d.low, d.high), signed=True)
             verdict = "yes" if d.real else "no"
-            lines.append(f"| {d.a} - {d.b} | {points} | {d.p:.2g} | {d.p_holm:.2g} | {verdict} |")
+            lines.append(f"| {markdown(d.a)} - {markdown(d.b)} | {points} | {d.p:.2g} | {d.p_holm:.2g} | {verdict} |")
         lines += ["", "Over questions: what other questions would change."]
         lines += ["Over seeds: what other seeds would change (Student's t)."]
         if self.differences:
@@ -127,7 +128,7 @@ class Comparison:
             ]
         alone = [r.name for r in self.recipes if len(r.runs) == 1 and not r.untrained]
         if len(self.recipes) > 1 and alone:
-            lines.append(f"One seed only, so nothing is known of other trainings: {', '.join(alone)}.")
+            lines.append(f"One seed only, so nothing is known of other trainings: {markdown(', '.join(alone))}.")
         return "\n".join(lines) + "\n"
 
 

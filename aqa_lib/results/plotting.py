@@ -15,6 +15,7 @@ from transformers.audio_utils import hertz_to_mel
 
 from .. import audio
 from ..audio import Clip
+from ..escape import figure as label_of
 from . import stats
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
@@ -112,13 +113,13 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
 def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
     if len(steps) > 60 and not questions:  # many noisy points: their average, over them
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axis.plot(steps, smooth(values), color=colour, label=run)
+        axis.plot(steps, smooth(values), color=colour, label=label_of(run))
         return
     bounds = None
     if questions:
         low, high = np.array([stats.wilson(round(v * questions), questions) for v in values]).T
         bounds = [np.maximum(values - low, 0), np.maximum(high - values, 0)]
-    axis.errorbar(steps, values, bounds, color=colour, marker="o", markersize=4, capsize=3, label=run)
+    axis.errorbar(steps, values, bounds, color=colour, marker="o", markersize=4, capsize=3, label=label_of(run))
 
 
 def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
@@ -128,8 +129,8 @@ def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, (title, named) in zip(axes, panels.items(), strict=True):
             for (name, values), style in zip(named.items(), cycle(("-", "--", "-.", ":"))):
-                axis.plot(x, values, style, label=name)
-            axis.set(title=title, xlabel=xlabel)
+                axis.plot(x, values, style, label=label_of(name))
+            axis.set(title=label_of(title), xlabel=xlabel)
         axes[0].set_ylabel(ylabel)
         axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -147,7 +148,7 @@ def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: 
             rows, columns = table.shape
             axis.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.5)
             axis.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.5)
-            axis.set(title=title, xlabel=xlabel)
+            axis.set(title=label_of(title), xlabel=xlabel)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylabel(ylabel)
@@ -163,7 +164,7 @@ def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
         for place, (colour, values) in enumerate(zip(cycle(COLOURS), groups.values(), strict=False)):
             axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=5)
             axis.plot([np.median(values)], [place], "|", color="black", markersize=16, markeredgewidth=2)
-        axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=list(groups))
+        axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=[*map(label_of, groups)])
         axis.set_ylim(len(groups) - 0.5, -0.5)
     return figure
 
@@ -181,7 +182,7 @@ def sounds(clips: Mapping[str, Clip], num_mel_bins: int = 128) -> Figure:
         axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
         for (caption, clip), mel, wave, picture in zip(clips.items(), mels, *axes, strict=True):
             wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
-            wave.set(title=caption, xlim=(0, longest))
+            wave.set(title=label_of(caption), xlim=(0, longest))
             extent, scale = (0, clip.seconds, -0.5, len(mel) - 0.5), {"vmin": loudest - 2, "vmax": loudest}
             picture.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=extent, **scale)
             picture.set(xlabel="time (s)", xlim=(0, longest), yticks=places, yticklabels=[f"{f:g}" for f in khz])
@@ -203,7 +204,7 @@ def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: floa
             axis.barh(place, length, xerr=bounds, capsize=3, color=COLOURS[0])
         if guess is not None:
             axis.axvline(guess, color=COLOURS[1], linestyle="--")
-        axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=list(values))
+        axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=[*map(label_of, values)])
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
     return figure
@@ -226,10 +227,10 @@ def intervals(
             mean, low, high = np.array([bounds for _, bounds in there], float).T
             spread = np.maximum(np.nan_to_num([mean - low, high - mean]), 0)
             style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 3}
-            axis.errorbar(mean, [place for place, _ in there], xerr=spread, label=name, **style)
+            axis.errorbar(mean, [place for place, _ in there], xerr=spread, label=label_of(name), **style)
         for (name, value), dashes in zip((marks or {}).items(), cycle(("--", ":")), strict=False):
-            axis.axvline(value, color="#555555", linestyle=dashes, label=name)
-        axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=list(rows))
+            axis.axvline(value, color="#555555", linestyle=dashes, label=label_of(name))
+        axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=[*map(label_of, rows)])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         if len(series) + len(marks or {}) > 1:

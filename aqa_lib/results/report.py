@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from .. import escape
 from ..predictions import CONTROLS, Predictions, PredictionsError, group, meta_path, read
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
@@ -221,7 +222,7 @@ def markdown(tables: Sequence[Table]) -> str:
         "what other questions would change. Over seeds: what other training seeds would (Student's t).",
     ]
     for table in tables:
-        lines += ["", f"## {table.data} ({table.rule} rule)", "", *scores(table)]
+        lines += ["", f"## {escape.markdown(table.data)} ({table.rule} rule)", "", *scores(table)]
         ours = [row for row in table.rows if row.status == "ours"]
         for title, key in (("Replies and controls, ours", "replies"), ("Where ours come from", "facts")):
             if ours:
@@ -233,10 +234,17 @@ def markdown(tables: Sequence[Table]) -> str:
                     f"| row | {' | '.join(names)} |",
                     "|---" * (len(names) + 1) + "|",
                 ]
-                lines += [f"| {row.name} | {' | '.join(getattr(row, key).values())} |" for row in ours]
+                for row in ours:
+                    cells = map(escape.markdown, (row.name, *getattr(row, key).values()))
+                    lines.append(f"| {' | '.join(cells)} |")
         lines += ["", "### Findings", "", *claims(table)]
-        lines += ["", *(f"Note: {note}" for note in table.notes)] if table.notes else []
+        lines += ["", *(f"Note: {escape.markdown(note)}" for note in table.notes)] if table.notes else []
     return "\n".join(lines) + "\n"
+
+
+def title(table: Table) -> str:
+    """Write what a table is about, as Markdown."""
+    return f"**{escape.markdown(table.data)}**"
 
 
 def scores(table: Table) -> list[str]:
@@ -245,7 +253,7 @@ def scores(table: Table) -> list[str]:
     head = [
         "row",
         "whose",
-        *(task or "(no task)" for task in tasks),
+        *(escape.markdown(task) or "(no task)" for task in tasks),
         "average, over questions",
         "over seeds",
         "n",
@@ -257,7 +265,7 @@ def scores(table: Table) -> list[str]:
         over_seeds = interval(row.over_seeds) if len(row.by_seed) > 1 else ""
         average = interval(row.over_questions) if row.over_questions else ""
         seeds = f"{len(row.by_seed)}" if row.by_seed else ""
-        cells = [row.name, row.status, *cells, average, over_seeds, row.facts.get("n", ""), seeds]
+        cells = [escape.markdown(row.name), row.status, *cells, average, over_seeds, row.facts.get("n", ""), seeds]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -332,9 +340,10 @@ def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
             seeds = [(value, place) for place, row in places if len(row.by_seed) > 1 for value in row.by_seed]
             if seeds:
                 ax.scatter(*zip(*seeds, strict=True), s=14, color="#D55E00", zorder=3, label="one seed")
-        ax.set_yticks(range(len(rows)), [row.name for row in rows])
+        ax.set_yticks(range(len(rows)), [escape.figure(row.name) for row in rows])
         ax.invert_yaxis()
-        ax.set(xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)", title=table.data)
+        ax.set(xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)")
+        ax.set_title(escape.figure(table.data))
         ax.legend(loc="lower left", fontsize="small")
         ax.grid(axis="x", alpha=0.3)
     if path:

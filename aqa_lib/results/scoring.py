@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .. import prompt, reward
+from ..escape import markdown
 from ..predictions import GROUPS, Predictions, PredictionsError, group
 from ..runtime.files import fingerprint
 from . import mmau, stats
@@ -80,13 +81,15 @@ class Report:
 
     def markdown(self) -> str:
         """Lay the scores out as text: percent and 95 % Wilson interval."""
-        lines = [f"## {self.name}", "", f"{self.data}, {self.n} questions; percent [95 % interval]", ""]
+        lines = [f"## {markdown(self.name)}", ""]
+        lines += [f"{markdown(self.data)}, {self.n} questions; percent [95 % interval]", ""]
         if self.official:
             lines += ["| | n | official rule | strict |", "|---|---|---|---|"]
             for key, values in self.by.items():
                 for value, rates in values.items():
                     official, strict = rates["official"], rates["strict"]
-                    lines.append(f"| {key}: {value or '(none)'} | {official.n} | {official} | {strict} |")
+                    name = f"{key}: {markdown(value) or '(none)'}"
+                    lines.append(f"| {name} | {official.n} | {official} | {strict} |")
             lines += [f"| **all** | {self.official.n} | **{self.official}** | **{self.strict}** |"]
             lines += [f"| first choice always | | {self.first_choice:.1f} | |"]
             lines += [f"| uniform guess | | {self.uniform:.1f} | |", ""]
@@ -94,7 +97,7 @@ class Report:
             f"Replies: {self.unreadable} unreadable, {self.outside} read but none of the choices, "
             f"{self.tagged} in the form asked for."
         ]
-        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)]) + "\n"
+        return "\n".join([*lines, *(f"Note: {markdown(note)}" for note in self.notes)]) + "\n"
 
 
 def score(run: Predictions | Sequence[dict]) -> Report:
