@@ -15,6 +15,7 @@ LABEL = 80  # characters of a name in a figure
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # A carriage return writes over its line; the others make a reader see letters in another order than they stand in.
 DECEIVING = re.compile(r"\r(?!\n)|[\u202a-\u202e\u2066-\u2069]")
+NO_MATH = 'class="mathjax_ignore tex2jax_ignore"'  # for HTML: MathJax (an older one in Colab) leaves it alone
 MARK = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -69,6 +70,7 @@ def markdown(value: object) -> str:
     text = re.sub(r"([`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text.replace("\\", "\0"))
     if "{" not in text:  # as in a path of Windows; what is left may be TeX's
         text = re.sub("\0(?=\\w)", r"\\\\", text)
+    text = text.replace("://", ":&#47;/").replace("www.", "www&#46;")  # else a bare address becomes a link
     return text.replace("\0", "<span>&#92;</span>").replace("$", "<span>&#36;</span>")
 
 

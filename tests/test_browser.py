@@ -221,14 +221,14 @@ for sound in (clip, Path(hostile.replace("/", "_")[:90])):
 display(HTML(inspection.table([row], causes={hostile: hostile})), HTML(inspection.alert(hostile)))
 
 # What evaluate makes of a question file in MMAU's form, shown by notebook 05's own cells.
-asked = {"id": "1", "audio_id": "clip.wav", "question": "What?", "choices": ["dog", "rain"], "answer": "dog"}
+asked = {"audio_id": "clip.wav", "question": "What?", "choices": ["dog", "rain"], "answer": "dog"}
 asked |= {"task": hostile, "category": hostile, "sub-category": hostile, "difficulty": hostile}
-Path("asked.json").write_text(json.dumps([asked]))
-(one,) = dataset.read("asked.json")
-first = evaluation.question_row(0, one) | evaluation.read_reply("dog", one)
+Path("asked.json").write_text(json.dumps([{"id": str(number)} | asked for number in range(2)]))
+both = enumerate(dataset.read("asked.json"))
+rows = [evaluation.question_row(i, asked) | evaluation.read_reply("dog", asked) for i, asked in both]
 files = [Path(hostile.replace("/", "_")[start:][:100] + f"{start}.jsonl") for start in (0, 150)]
 for seed, file in enumerate(files):
-    file.write_text(json.dumps(first) + "\n")
+    file.write_text("".join(json.dumps(row) + "\\n" for row in rows))
     labels = {"method": hostile, "train_seed": seed, "model": hostile, "scale": hostile, "data": hostile}
     record = {"settings": {"style": 2, "audio": "heard", "shuffle_choices": None}, "labels": labels}
     record["environment"] = {"commit": hostile}
@@ -238,7 +238,8 @@ display(Markdown(score(mine).markdown()))
 display(Markdown(comparison.compare(files).markdown()))
 tables = report.build([predictions.read(file) for file in files])
 display(Markdown(report.markdown(tables)), report.plot(tables))
-display(Markdown("\n".join(f"{report.title(made)}\n\n" + "\n".join(report.scores(made)) for made in tables)))
+texts = [f"{report.title(made)}\\n\\n" + "\\n".join(report.scores(made)) for made in tables]
+display(Markdown("\\n\\n".join(texts)))
 display(show.table([{hostile: hostile}]), show.listen({hostile: audio.load(clip)}))
 display(inspection.browse({hostile: run}, [question]))
 broken = inspection.browse({hostile: run}, [question])

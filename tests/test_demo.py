@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from aqa_lib.course import demo
 from aqa_lib.results import plotting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,3 +38,22 @@ def test_demo_trains_and_shows_before_and_after(tmp_path):
     rewards = plotting.read_metrics(tmp_path / "metrics.csv")["reward"]
     assert len(rewards[0]) >= 2
     assert (tmp_path / "model.safetensors").is_file() and (tmp_path / "grpo.jsonl").is_file()
+
+
+def test_demo_deletes_nothing_that_it_did_not_write(tmp_path):
+    """A folder of results is refused; in the demonstration's own folder notes and copies stay."""
+    for name in ("mine.jsonl", "mine.jsonl.tags.json"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "checkpoint-7").mkdir()
+    with pytest.raises(FileExistsError, match="holds files that no demonstration wrote .*choose another --output_dir"):
+        demo.run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-7", "mine.jsonl", "mine.jsonl.tags.json"]
+    own = tmp_path / "demo"
+    demo.clear(own)
+    for name in ("base.jsonl", "base.jsonl.tags.json", "questions.jsonl", "metrics.csv"):
+        (own / name).write_text("")
+    for name in ("checkpoint-7", "checkpoint-7-keep"):
+        (own / name).mkdir()
+    demo.clear(own)
+    left = ["base.jsonl.tags.json", "checkpoint-7-keep", "demo.json", "questions.jsonl"]
+    assert sorted(path.name for path in own.iterdir()) == left

@@ -8,24 +8,30 @@ import shutil
 import time
 from pathlib import Path
 
-from .. import predictions, scale
+from .. import escape, predictions, scale
 from ..escape import markdown
 from ..results import plotting, scoring
+from ..runtime import checkpoints
 from . import recipes
+
+MARK, SAYS = "demo.json", '{"written by": "python -m aqa_lib demo, which deletes what it wrote when it is run again"}\n'
+ASKED = ("base.jsonl", "base.silent.jsonl", "grpo.jsonl")
+WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps beside them
+    *ASKED, *(f"{name}.meta.json" for name in ASKED),
+    *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "curves.png"),
+    *("model.safetensors", "adapter_model.safetensors"),
+)  # fmt: skip
 
 
 def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """Train the scale's model with GRPO and return the table of before and after.
 
     Writes predictions, the trained model, `table.md` and `curves.png` to `output_dir`, over those of an earlier
-    demonstration. options: of `GRPOConfig`.
+    demonstration, whose `demo.json` says what it wrote. options: of `GRPOConfig`. Raises FileExistsError for a folder
+    that holds anything else.
     """
     start, output_dir = time.monotonic(), Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for old in output_dir.glob("*.jsonl*"):  # or they would be gone on with
-        old.unlink()
-    for old in output_dir.glob("checkpoint-*"):
-        shutil.rmtree(old)
+    clear(output_dir)
     print(scale.get())
     questions = recipes.questions(seed)
 
@@ -48,6 +54,24 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
         f"{text}\n{gain:+.1f} points in {(time.monotonic() - start) / 60:.1f} minutes; "
         f"the curves are in {output_dir / 'curves.png'}, the answers beside them."
     )
+
+
+def clear(folder: Path) -> None:
+    """Make the demonstration's folder, or delete in it what an earlier one wrote and nothing else."""
+    mark = folder / MARK
+    folder.mkdir(parents=True, exist_ok=True)
+    strange = sorted(path.name for path in folder.iterdir())
+    if mark.is_file() and mark.read_text(encoding="utf-8") == SAYS:
+        for path in [folder / name for name in WRITES] + checkpoints.in_order(folder):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    elif strange:
+        raise FileExistsError(
+            f"{folder} holds files that no demonstration wrote ({escape.line(strange[0])}); choose another --output_dir."
+        )
+    mark.write_text(SAYS, encoding="utf-8")
 
 
 def table(reports: dict[str, scoring.Report]) -> str:

@@ -16,7 +16,7 @@ import ipywidgets as widgets
 
 from .. import audio, predictions, prompt
 from ..dataset import Question
-from ..escape import html, plain
+from ..escape import NO_MATH, html, plain
 from ..evaluation import choice_probabilities
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
@@ -26,8 +26,6 @@ from . import show
 KINDS = ("wrong", "unreadable", "right", "all")
 PAIRS = ("all", "both right", "only A", "only B", "neither")  # which of two runs is right
 ORDERS = ("as asked", "longest reply first", "least sure of the right choice first")
-# MathJax, which Jupyter and (an older one) Colab run over HTML, must leave alone what people and models wrote.
-NO_MATH = 'class="mathjax_ignore tex2jax_ignore"'
 LEFT = 'style="text-align: left"'  # Jupyter's tables are for numbers
 
 

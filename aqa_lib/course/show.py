@@ -60,7 +60,7 @@ def player(clip: Clip, caption: str = "") -> str:
     data = base64.b64encode(file.getvalue()).decode()
     words = escape.html(caption or f"{clip.seconds:.1f} s")
     return (
-        f'<figure style="margin:0 0 .5em"><audio controls preload="metadata" aria-label="{words}" '
+        f'<figure {escape.NO_MATH} style="margin:0 0 .5em"><audio controls preload="metadata" aria-label="{words}" '
         f'src="data:audio/mpeg;base64,{data}"></audio><figcaption>{words}</figcaption></figure>'
     )
 

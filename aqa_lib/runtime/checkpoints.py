@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,9 @@ from .files import sha256
 ASIDE = ".saving"  # where a checkpoint is written, inside the run's folder
 GONE = ".pruned"  # where one goes that is being deleted, so that no half of it keeps its name
 LIST = "files.json"  # when a checkpoint was saved, and the size and sha256 of its files
+
+NAME = re.compile(r"checkpoint-(\d+)")
+FINISHED = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "trainer_state.json")
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +49,12 @@ def put(folder: Path, run: Path) -> None:
     _to_disk(run)
 
 
-def prune(run: Path, limit: int | None, best: str | None) -> None:
-    """Delete the oldest checkpoints until `limit` are left; the newest and the best one stay in any case."""
-    found = in_order(run)
+def prune(run: Path, limit: int | None, best: str | None, newest: str | None = None) -> None:
+    """Delete the oldest checkpoints until `limit` are left; the newest and the best one stay in any case.
+
+    newest: the one just saved; later ones, damaged and passed over, are not counted and not touched.
+    """
+    found = [path for path in in_order(run) if newest is None or step_of(path) <= step_of(Path(newest))]
     kept = {path for path in found if best and path.name == Path(best).name} | set(found[-1:])
     spare = [path for path in found if path not in kept]
     for path in spare[: max(0, len(found) - max(limit or len(found), len(kept)))]:
@@ -56,10 +63,40 @@ def prune(run: Path, limit: int | None, best: str | None) -> None:
 
 
 def in_order(run: Path) -> list[Path]:
-    """List the checkpoints of a run, by the time of their saving: an older run in the same folder may have gone on
-    for longer."""
-    found = [path for path in Path(run).glob("checkpoint-*") if path.name.split("-")[1].isdecimal() and path.is_dir()]
-    return sorted(found, key=lambda path: (_list(path).get("saved", path.stat().st_mtime), path.name))
+    """List the checkpoints of a run by their steps; clocks are set back, and `checkpoint-4-keep` is the user's own."""
+    found = [path for path in Path(run).glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was saved.
+
+    >>> step_of(Path("runs/grpo/checkpoint-150"))
+    150
+    """
+    return int(NAME.fullmatch(Path(checkpoint).name)[1])
+
+
+def refuse_other_run(run: Path, checkpoint: Path | None) -> None:
+    """Raise CheckpointError where a training would write over another, or over a later part of its own.
+
+    checkpoint: what it resumes from; None where it starts anew.
+    """
+    run, found = Path(run), in_order(Path(run))
+    if checkpoint is not None and Path(checkpoint).resolve().parent == run.resolve():
+        later = [path for path in found if step_of(path) > step_of(checkpoint) and not fault(path)]
+        if later:
+            raise CheckpointError(
+                f"{later[-1]} is later than {Path(checkpoint).name} and would be written over: resume from it, or move "
+                "it away."
+            )
+        return
+    there = [path.name for path in found[-1:]] or [name for name in FINISHED if (run / name).exists()]
+    if there:
+        raise CheckpointError(
+            f"{run} holds another run ({there[0]}), which would be written over: continue it with --resume "
+            "(train(resume_from_checkpoint=True)), or choose another output_dir."
+        )
 
 
 def fault(folder: str | Path) -> str | None:

@@ -10,7 +10,9 @@ must therefore run the same number of forward passes: `lockstep` gives a rank wi
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+from . import locks
 
 
 def start() -> None:
@@ -48,6 +52,21 @@ def gather(value: Any) -> list:
     if len(values) > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock (`locks.hold`) in the first process, for all of them; raises LockError in each."""
+    with ExitStack() as held:
+        refused = None
+        if rank_and_world_size()[0] == 0:
+            try:
+                held.enter_context(locks.hold(path, what))
+            except locks.LockError as error:
+                refused = error
+        if refused := gather(refused)[0]:
+            raise refused
+        yield
 
 
 @torch.no_grad()

@@ -197,10 +197,17 @@ class QuestionTrainer:
 
     _aside: Path | None = None  # while a checkpoint is written
     _batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
+    _limit: int | None = None  # checkpoints to keep
     _finished = False  # whether a run that is gone on with has taken all its steps
     labels: dict = {}  # what else the run's record should say, as the names and sha256 of its files
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train, while no other process trains into the same folder; see `_train`."""
+        run = Path(self.args.output_dir)
+        with distributed.alone(run / ".lock", str(run)):
+            return self._train(resume_from_checkpoint, *args, **kwargs)
+
+    def _train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """Train as transformers does, in a run that survives.
 
         resume_from_checkpoint: True goes on from the last checkpoint that is whole, and starts where there is none. The
@@ -208,6 +215,7 @@ class QuestionTrainer:
         Raises RunError, CheckpointError or AudioError with one sentence.
         """
         run, stop, asks = self.args.output_dir, _Stop(), self.args.eval_on_start
+        self._limit = self.args.save_total_limit
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
             checkpoint = checkpoints.last_whole(run)
@@ -215,6 +223,7 @@ class QuestionTrainer:
                 tqdm.write(f"going on from {checkpoint}")
         elif checkpoint and (reason := checkpoints.fault(checkpoint)):
             raise checkpoints.CheckpointError(f"{checkpoint} {reason}; take another.")
+        checkpoints.refuse_other_run(run, checkpoint)
         self._write_record(Path(run), str(checkpoint) if checkpoint else None)
         self._means.clear()
         self._cut, self._step, self._finished = 0, -1, False
@@ -236,10 +245,13 @@ class QuestionTrainer:
                 faults.memory_advice(lambda: too_large),
                 faults.worker_advice(resume),
             ):
+                self.args.save_total_limit = (
+                    None  # transformers would delete at the end what is not its own, by a prefix
+                )
                 result = super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)
         finally:
             self.remove_callback(stop)
-            self.args.eval_on_start = asks
+            self.args.eval_on_start, self.args.save_total_limit = asks, self._limit
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"stopped after step {self.state.global_step}, which is saved in {run}; "
@@ -285,7 +297,7 @@ class QuestionTrainer:
         finally:
             self._aside = None
         if first:
-            checkpoints.prune(run, self.args.save_total_limit, self.state.best_model_checkpoint)
+            checkpoints.prune(run, self._limit, self.state.best_model_checkpoint, name)
         self.accelerator.wait_for_everyone()
 
     def _write_record(self, run: Path, checkpoint: str | None) -> None:
@@ -511,15 +523,36 @@ def _mean(rows: list[dict], key: str) -> float:
     return sum(row[key] for row in rows) / len(rows)
 
 
+def _step(line: bytes) -> int | None:
+    """Read the step of a line of `completions.jsonl`; None where the line is damaged."""
+    try:
+        return int(json.loads(line.decode("utf-8"))["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 class MetricsFile(TrainerCallback):
     """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drop the answers of steps that are to be taken (again), and a last line that a kill cut short."""
+        """Drop the answers of steps that are to be taken (again), and lines that a kill or an editor damaged.
+
+        Also find the best checkpoint where it is now: its path as it was saved is another after a move.
+        """
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
         path = Path(args.output_dir) / "completions.jsonl"
         if state.is_world_process_zero and path.is_file():
-            rows = path.read_text("utf-8").split("\n")[:-1]
-            kept = [row for row in rows if json.loads(row)["step"] < state.global_step]
+            lines = path.read_bytes().split(b"\n")[:-1]
+            steps = [_step(line) for line in lines]
+            if damaged := sum(step is None for step in steps):
+                tqdm.write(f"{path}: {damaged} of {len(lines)} lines are damaged, and dropped")
+            kept = [
+                line.decode()
+                for line, step in zip(lines, steps, strict=True)
+                if step is not None and step < state.global_step
+            ]
             files.write_whole(path, "".join(f"{row}\n" for row in kept))
 
     def on_log(self, args, state, control, **kwargs):

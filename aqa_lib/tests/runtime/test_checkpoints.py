@@ -53,13 +53,85 @@ def test_there_need_be_none(tmp_path):
     assert checkpoints.last_whole(tmp_path) is checkpoints.last_whole(tmp_path / "nowhere") is None
 
 
-def test_the_last_saved_counts_not_the_highest_step(tmp_path):
-    """A run that was started anew in the folder of a longer one goes on from its own checkpoint."""
-    write(tmp_path, 1000)
-    new = write(tmp_path, 5)
+def test_the_step_counts_and_not_the_clock(tmp_path, monkeypatch):
+    """A clock that was set back must not make the newest checkpoint the oldest, which is pruned."""
+    for step, time in ((90, 2e9), (100, 1e9)):
+        monkeypatch.setattr("time.time", lambda time=time: time)
+        new = write(tmp_path, step)
+        os.utime(new, (time, time))
     assert checkpoints.last_whole(tmp_path) == new
-    checkpoints.prune(tmp_path, 1, None)
+    checkpoints.prune(tmp_path, 1, None, new.name)
     assert checkpoints.in_order(tmp_path) == [new]
+
+
+def test_a_copy_with_a_name_of_the_users_own_is_no_checkpoint(tmp_path):
+    write(tmp_path, 3)
+    kept = [shutil.copytree(tmp_path / "checkpoint-3", tmp_path / f"checkpoint-{name}") for name in ("4-keep", "5.bak")]
+    assert checkpoints.last_whole(tmp_path).name == "checkpoint-3"
+    for step in (6, 7):
+        checkpoints.prune(tmp_path, 1, None, write(tmp_path, step).name)
+    assert [path.name for path in checkpoints.in_order(tmp_path)] == ["checkpoint-7"]
+    assert all(checkpoints.fault(path) is None for path in kept)
+
+
+def test_a_damaged_later_checkpoint_does_not_cost_the_new_one(tmp_path):
+    for step in (1, 9):
+        write(tmp_path, step)
+    (tmp_path / "checkpoint-9" / "model.safetensors").write_text("half")
+    checkpoints.prune(tmp_path, 1, None, write(tmp_path, 2).name)
+    assert checkpoints.last_whole(tmp_path).name == "checkpoint-2"
+    assert (tmp_path / "checkpoint-9").exists()
+
+
+SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+
+
+def test_another_run_is_not_written_over(train, tmp_path):
+    train(max_steps=3, **SAVED)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(CheckpointError, match=r"holds another run \(checkpoint-3\), .*continue it with --resume"):
+        train(max_steps=1, **SAVED)
+    shutil.copytree(tmp_path / "checkpoint-3", tmp_path / "aside" / "checkpoint-2")
+    with pytest.raises(CheckpointError, match="holds another run"):
+        train(resume=str(tmp_path / "aside" / "checkpoint-2"), **SAVED)
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_finished_model_is_not_written_over(train, tmp_path):
+    train(max_steps=1).save_model()
+    with pytest.raises(CheckpointError, match=r"holds another run \(model.safetensors\)"):
+        train(max_steps=1)
+
+
+def test_a_later_part_of_the_same_run_is_not_written_over(train, tmp_path):
+    train(max_steps=3, **SAVED | {"save_total_limit": 5})
+    with pytest.raises(CheckpointError, match="checkpoint-3 is later than checkpoint-1 and would be written over"):
+        train(resume=str(tmp_path / "checkpoint-1"), max_steps=3)
+
+
+def test_the_best_checkpoint_is_found_after_a_move(train, questions, tmp_path, monkeypatch):
+    """Its path is saved as it was given: relative to a working directory, or in a folder that was moved."""
+    monkeypatch.chdir(tmp_path)
+    options = SAVED | {"eval_dataset": questions, "eval_strategy": "steps", "eval_steps": 1, "eval_on_start": False}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "format", "learning_rate": 1e-9}
+    train(folder="first", max_steps=2, **options)  # nothing is learnt: the first is the best
+    assert [path.name for path in checkpoints.in_order(tmp_path / "first")] == ["checkpoint-1", "checkpoint-2"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "first").rename(tmp_path / "elsewhere" / "second")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    trainer = train(folder="second", resume=True, max_steps=4, **options)
+    names = [path.name for path in checkpoints.in_order(tmp_path / "elsewhere" / "second")]
+    assert names == ["checkpoint-1", "checkpoint-4"] and trainer.state.best_global_step == 1
+
+
+def test_one_damaged_line_of_completions_does_not_block_resuming(train, tmp_path, capsys):
+    train(max_steps=2, **SAVED)
+    path = tmp_path / "completions.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b'{"step": \xff\n[]\n' + lines[1])
+    train(resume=True, max_steps=3, **SAVED)
+    assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [0, 1, 2]
+    assert "completions.jsonl: 2 of 4 lines are damaged, and dropped" in capsys.readouterr().out
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
