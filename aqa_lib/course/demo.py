@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from .. import escape, predictions, scale
+from .. import predictions, scale
 from ..escape import markdown
 from ..results import plotting, scoring
 from ..runtime import checkpoints
@@ -19,7 +19,7 @@ ASKED = ("base.jsonl", "base.silent.jsonl", "grpo.jsonl")
 WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps beside them
     *ASKED, *(f"{name}.meta.json" for name in ASKED),
     *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "curves.png"),
-    *("model.safetensors", "adapter_model.safetensors"),
+    *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def clear(folder: Path) -> None:
                 path.unlink(missing_ok=True)
     elif strange:
         raise FileExistsError(
-            f"{folder} holds files that no demonstration wrote ({escape.line(strange[0])}); choose another --output_dir."
+            f"{folder} holds files that no demonstration wrote ({strange[0]}); choose another --output_dir."
         )
     mark.write_text(SAYS, encoding="utf-8")
 
