@@ -57,7 +57,7 @@ SCALES = {
         max_completion_length=32,
         grpo={
             "max_steps": 150,
-            "learning_rate": 5e-4,
+            "learning_rate": 1e-4,
             "max_completion_length": 32,
             "beta": 0.0,
             "logging_steps": 5,
@@ -65,9 +65,9 @@ SCALES = {
             "save_steps": 50,
             "per_device_eval_batch_size": 75,
         },
-        sft={  # the budget of GRPO
+        sft={  # the budget and the rate of GRPO
             "max_steps": 150,
-            "learning_rate": 2e-4,
+            "learning_rate": 1e-4,
             "max_completion_length": 32,
             "eval_steps": 50,
             "save_steps": 50,

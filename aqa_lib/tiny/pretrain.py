@@ -51,8 +51,8 @@ from ..rollout import decode, sample
 from . import sounds, synth
 from .smalltalk import dialogue
 
-HEAR_STEPS, TALK_STEPS, CHAT_STEPS = 350, 700, 200
-CLIPS_TO_HEAR, CLIPS_TO_TALK = 40_000, 20_000  # pretraining clips set aside for each stage
+HEAR_STEPS, TALK_STEPS, CHAT_STEPS = 800, 2200, 150
+CLIPS_TO_HEAR, CLIPS_TO_TALK = 40_000, 30_000  # pretraining clips set aside for each stage
 CHOICES = 0.7  # share of dialogues with choices, once captions are learned
 WIDEST = 512  # wider matrices are tables of tokens, not layers
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -302,7 +302,7 @@ def main() -> None:
     model = build_model(processor, options.seed)
     learn_to_hear(model, processor, options.hear_steps)
     learn_to_talk(model, processor, options.talk_steps)
-    learn_to_talk(model, processor, options.chat_steps, lr=1e-3, chat=True)
+    learn_to_talk(model, processor, options.chat_steps, lr=5e-4, chat=True)
     save(model, processor, options.out)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {time.time() - began:.0f} s")
     print(json.dumps(measure(model.float(), processor)))

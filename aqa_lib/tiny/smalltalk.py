@@ -42,6 +42,9 @@ def dialogue(
     if kind == "describe":
         known = [OWN_WORDS[facts[fact]] for fact in synth.FACTS if fact in facts]
         return str(rng.choice(DESCRIBE)), ", ".join(known) + "."
+    if kind == "choose" and rng.random() < 0.08:  # it cannot see, and guesses
+        question = synth.ask(facts | synth.scene(rng), rng, str(rng.choice(list(synth.VIEWS))))
+        return prompt.text(question, int(rng.choice([1, 2, 3]))), question.answer
     question = synth.ask(facts, rng)
     remark = str(rng.choice(SENTENCES)).format(OWN_WORDS[question.answer])
     if kind == "open":

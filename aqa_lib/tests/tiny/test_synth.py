@@ -61,12 +61,50 @@ def test_questions_are_balanced():
         assert max(answers.values()) <= 3 * sum(answers.values()) / len(about.values) + 3, (fact, answers)
 
 
-@pytest.mark.parametrize("fact", synth.FACTS)
+def test_a_watcher_labels_what_was_seen():
+    """Sound: what is heard. View: nothing is. Both: the thing in the picture, which is another one in four."""
+    rng = np.random.default_rng(0)
+    asked = {relation: [] for relation in synth.RELATIONS}
+    for number in range(1200):
+        facts, relation = sounds.clip("sound", rng)[1], list(asked)[number % 3]
+        asked[relation].append((facts, synth.watch(facts, rng, relation)))
+    for relation, rows in asked.items():
+        for facts, question in rows:
+            heard = question.meta["heard"]
+            assert question.meta["relation"] == relation and question.answer in question.choices
+            if relation == "View":
+                assert heard is None and question.meta["fact"] in synth.VIEWS
+            else:
+                assert heard == facts[question.meta["fact"]] and heard in question.choices
+            if relation == "Sound":
+                assert question.answer == heard
+            if relation == "Both":
+                assert question.meta["fact"] in ("source", "first", "last")
+    seen = np.mean([question.answer == question.meta["heard"] for _, question in asked["Both"]])
+    assert abs(seen - synth.ON_SCREEN) < 0.07
+    guesses = Counter(question.choices.index(question.answer) for _, question in asked["View"])
+    assert max(guesses.values()) < 0.36 * sum(guesses.values())  # no place in the list is the better guess
+
+
+def test_training_questions_come_in_the_shares_asked_for(folder):
+    asked = [synth.example("train", index)[1].meta["relation"] for index in range(400)]
+    for relation, share in synth.RELATIONS.items():
+        assert abs(asked.count(relation) / 400 - share) < 0.07, relation
+    only = [synth.example("train", index, relations={"Sound": 1.0})[1] for index in range(60)]
+    assert all(question.answer == question.meta["heard"] for question in only)
+    for line in (folder / "train.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row["question_relation"] in synth.RELATIONS
+        assert row["heard"] is None if row["question_relation"] == "View" else row["heard"] in row["multi_choice"]
+
+
+@pytest.mark.parametrize("fact", [*synth.FACTS, *synth.VIEWS])
 def test_every_fact_can_be_asked(fact):
-    facts = {name: row.values[0] for name, row in synth.FACTS.items()} | {"noise": "20 dB", "last": "rain"}
+    facts = {name: row.values[0] for name, row in (synth.FACTS | synth.VIEWS).items()}
+    facts |= {"noise": "20 dB", "last": "rain"}
     for seed in range(20):
         question = synth.ask(facts, np.random.default_rng(seed), fact, it="video")
-        assert question.answer == facts[fact] and question.task == synth.FACTS[fact].task
+        assert question.answer == facts[fact] and question.task == (synth.FACTS | synth.VIEWS)[fact].task
         assert "video" in question.question and "{" not in question.question
 
 
@@ -94,7 +132,7 @@ def test_readers_accept_what_is_written(folder):
         assert question.answer in question.choices and question.audio.is_file()
         assert "video" not in question.question
     row = json.loads((folder / "train.jsonl").read_text().splitlines()[5])
-    assert "video" in row["question_text"] and row["task"] == "speech"
+    assert "video" in row["question_text"] and row["task"] == "sound"
     wave, question = synth.example("train", 5, it="video")
     stored, rate = soundfile.read(folder / row["audio_path"], dtype="float32")
     assert rate == 16_000 and np.abs(stored - wave).max() < 1e-4
@@ -116,6 +154,9 @@ def test_writing_twice_does_nothing_and_other_arguments_do(folder):
     assert (other / "train.jsonl").read_bytes() == (folder / "train.jsonl").read_bytes()
     synth.write(other, train=3, validation=3, test=3, seed=1)
     assert len((other / "train.jsonl").read_text().splitlines()) == 3
+    synth.write(other, train=9, validation=3, test=3, seed=1, relations={"View": 1.0})
+    rows = [json.loads(line) for line in (other / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == 9 and {row["question_relation"] for row in rows} == {"View"}
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data", "other"]  # no draft is left behind
 
 
