@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import random
 import re
 import reprlib
 from collections import defaultdict
@@ -153,6 +154,26 @@ def split(questions: Sequence[Question], fraction: float, seed: int) -> tuple[li
         [question for question, out in zip(questions, sides, strict=True) if not out],
         [question for question, out in zip(questions, sides, strict=True) if out],
     )
+
+
+def relabel(questions: Sequence[Question], share: float, seed: int = 0) -> list[Question]:
+    """Replace the answers of a share of questions by another of their choices, as a careless watcher would.
+
+    share: 0 to 1; exactly round(share * n) questions get a wrong answer, chosen by the seed. Their meta then holds
+    `right`, the answer that was replaced. Questions keep their order. Raises ValueError for a share outside 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of wrong labels is {share}: give a number from 0 to 1")
+    rng = random.Random(f"{seed} relabel")
+    wrong = set(rng.sample(range(len(questions)), round(share * len(questions))))
+    result = []
+    for index, question in enumerate(questions):
+        if index in wrong:
+            other = [choice for choice in question.choices if choice != question.answer]
+            meta = question.meta | {"right": question.answer}
+            question = replace(question, answer=rng.choice(other), meta=meta)
+        result.append(question)
+    return result
 
 
 def _clip_key(question: Question) -> str:

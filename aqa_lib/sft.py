@@ -32,7 +32,12 @@ from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrai
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
-TARGETS = {"tagged": prompt.target, "plain": lambda question: question.answer}
+TARGETS = {
+    "tagged": prompt.target,
+    "plain": lambda question: question.answer,
+    "reply": lambda question: question.meta["reply"],  # a text of its own for every question
+}
+LOSS_TYPES = ("nll", "dft")
 WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
 
 
@@ -60,14 +65,18 @@ class SFTConfig(trl.SFTConfig):
     target: str = field(
         default="tagged",
         metadata={
-            "help": "What is learnt: tagged (<answer>choice</answer>) or plain (the choice).",
+            "help": "What is learned: tagged (<answer>choice</answer>), plain (the choice), or reply (the question's "
+            "own `reply`).",
             "choices": [*TARGETS],
         },
     )
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
     )
-    loss_type: str = field(default="nll", metadata={"help": "nll; TRL's other losses know no clips."})
+    loss_type: str = field(
+        default="nll",
+        metadata={"help": "nll, or dft: each token's loss times its own probability (arXiv 2508.05629)."},
+    )
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     per_device_eval_batch_size: int = _as_grpo("per_device_eval_batch_size")
     audio_tower_learning_rate: float | None = _as_grpo("audio_tower_learning_rate")
@@ -98,11 +107,14 @@ class SFTConfig(trl.SFTConfig):
         self.dataset_kwargs = {"skip_prepare_dataset": True}  # questions are encoded with their clips, by the collator
         super().__post_init__()
         for valid, sentence in [
-            (self.target in TARGETS, f"target {self.target!r} is unknown; choose {' or '.join(TARGETS)}."),
+            (self.target in TARGETS, f"target {self.target!r} is unknown; choose {', '.join(TARGETS)}."),
             (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
             (self.max_completion_length > 0, "max_completion_length must be at least 1."),
             (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
-            (self.loss_type == "nll", f"loss_type {self.loss_type!r} is not supported with clips; leave it at nll."),
+            (
+                self.loss_type in LOSS_TYPES,
+                f"loss_type {self.loss_type!r} is not supported with clips; choose {' or '.join(LOSS_TYPES)}.",
+            ),
             *(
                 (not getattr(self, name), f"{name} is not supported with clips; leave it out.")
                 for name in WITHOUT_EFFECT
@@ -223,7 +235,8 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         self.state.num_input_tokens_seen += sum(distributed.gather(int(prompts.attention_mask.sum() + tokens)))
         if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
             tokens = num_items_in_batch / distributed.rank_and_world_size()[1]
-        loss = -logps.sum() / tokens
+        weights = logps.detach().exp() if self.args.loss_type == "dft" else 1.0
+        loss = -(weights * logps).sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
 
 

@@ -222,10 +222,10 @@ def write(
     """Write `train.jsonl`, `val.jsonl` (AVQA's lines, FLAC) and `test.json` (MMAU's list, WAV), and the clips.
 
     relations: shares of Sound, View and Both among training and validation questions; `{"Sound": 1.0}` makes every
-    label right. Each line also says in `heard` what the clip answers, null where it answers nothing. Does nothing where the folder holds the same data already, made with the same arguments by the same code.
-    Builds beside the folder and renames at the end, so that no half-written set is ever read. Raises
-    FileExistsError rather than replace files it did not write. Returns the folder. The default takes about
-    15 s and 110 MB.
+    label right. Each line also says in `heard` what the clip answers, null where it answers nothing. Does nothing
+    where the folder holds the same data already, made with the same arguments by the same code. Builds beside the
+    folder and renames at the end, so that no half-written set is ever read. Raises FileExistsError rather than replace
+    files it did not write. Returns the folder. The default takes about 15 s and 110 MB.
     """
     folder = Path(folder)
     sources = Path(__file__).read_bytes() + Path(sounds.__file__).read_bytes()
