@@ -87,6 +87,7 @@ def table(reports: dict[str, scoring.Report]) -> str:
             *lines,
             "",
             f"Percent of {n} test questions [95 % interval]: answered with the right choice; in the form asked for.",
+            "Processors round differently: on another one the same seed may end 3 or 4 points away.",
             "",
         ]
     )

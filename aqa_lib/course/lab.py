@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import dataset, evaluation, model, predictions, prompt, reward, rollout, scale, sft
+from .. import dataset, evaluation, model, prompt, reward, rollout, scale, sft
 from ..audio import load
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
 from ..loss import completion_logps, group_advantages, grpo_loss
+from ..runtime import files
 from ..sft import SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import recipes
@@ -114,7 +115,7 @@ def run(trial: Trial, folder: Path) -> dict:
         row["chosen"] = verdicts(kept, processor, asked.test, style)
     if (trial.wrong, trial.rate, trial.steps) == (DOSE, RATE, STEPS):
         row |= aftermath(trainer.model, processor, asked, style)
-    row |= {"seconds": round(time.monotonic() - start), "environment": predictions.environment()}
+    row |= {"seconds": round(time.monotonic() - start), "environment": files.environment()}
     shutil.rmtree(folder)
     return row
 
@@ -262,7 +263,7 @@ def complete(
     for trial in missing(wanted, read(file))[part::parts]:
         row = run(trial, file.parent / trial.name)
         with open(file, "ab", buffering=0) as out:
-            predictions.append(out, row)
+            files.append(out, row)
         percent = 100 * row["last"].count("1") / len(row["last"])
         print(f"{trial.name}: {percent:.1f} % right, {row['seconds']} s", flush=True)
 

@@ -24,13 +24,16 @@ shared 2-core machine; run twice with OMP_NUM_THREADS=1, it made the same bytes.
 """
 
 import argparse
+import io
 import json
 import math
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -42,12 +45,13 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from .. import audio, prompt, reward
+from .. import audio, evaluation, prompt, reward
 from ..dataset import Question
 from ..inputs import Example, Prompts, collate, encode
 from ..logps import shared_row
 from ..model import backbone, embed, encode_audio, parts
 from ..rollout import decode, sample
+from ..runtime import files
 from . import sounds, synth
 from .smalltalk import dialogue
 
@@ -55,6 +59,7 @@ HEAR_STEPS, TALK_STEPS, CHAT_STEPS = 800, 2200, 150
 CLIPS_TO_HEAR, CLIPS_TO_TALK = 40_000, 30_000  # pretraining clips set aside for each stage
 CHOICES = 0.7  # share of dialogues with choices, once captions are learned
 WIDEST = 512  # wider matrices are tables of tokens, not layers
+MEASURED = "measured.json"  # what the finished base scores
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 TAGS = ("<answer>", "</answer>", "<think>", "</think>")
 FIRST = {}  # where a fact's values begin among all values
@@ -257,14 +262,21 @@ def ask_model(model, processor, split: str, count: int, style: int = 2, silent: 
             wave, question = synth.example(split, index)
             clip = audio.Clip(wave * 0 if silent else wave)
             examples.append(encode(processor, prompt.messages(question, style), clip))
-            questions.append(question)
+            questions.append(replace(question, audio=as_wav(wave)))
         rollouts = sample(model, processor, collate(processor, examples), max_completion_length=32, **options)
         replies += decode(processor, rollouts)
     return questions, replies
 
 
+def as_wav(wave: np.ndarray) -> bytes:
+    """Write a wave, (S,), as the bytes of a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, audio.SAMPLE_RATE, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
 def measure(model, processor, count: int = 300) -> dict[str, float]:
-    """Measure a base on the test set, in percent: strict accuracy, on silence, of 8 samples, and form."""
+    """Measure a base on the first test questions, in percent: strict accuracy, on silence, of 8 samples, and form."""
 
     def right(reply: str, question: Question) -> bool:
         return prompt.matches(prompt.extract_answer(reply), question.answer, question.choices)
@@ -286,7 +298,11 @@ def measure(model, processor, count: int = 300) -> dict[str, float]:
     numbers["sampled format"] = percent(reward.format(None, sum(groups, [])))
     _, groups = ask_model(model, processor, "test", count, style=3, num_generations=8)
     numbers["sampled think format"] = percent(reward.think_format(None, sum(groups, [])))
-    return numbers
+    likeliest = []
+    for question in questions:
+        chances = evaluation.choice_probabilities(model, processor, question, style=2)
+        likeliest.append(max(chances, key=chances.get) == question.answer)
+    return numbers | {"likeliest choice": percent(likeliest), "n": count}
 
 
 def main() -> None:
@@ -305,7 +321,9 @@ def main() -> None:
     learn_to_talk(model, processor, options.chat_steps, lr=5e-4, chat=True)
     save(model, processor, options.out)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {time.time() - began:.0f} s")
-    print(json.dumps(measure(model.float(), processor)))
+    found = measure(model.float(), processor)
+    (options.out / MEASURED).write_text(json.dumps(found | {"environment": files.environment()}, indent=1) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
