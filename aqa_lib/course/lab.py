@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import dataset, evaluation, model, prompt, reward, rollout, scale, sft
+from .. import dataset, evaluation, inputs, model, prompt, reward, rollout, scale, sft
 from ..audio import load
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
-from ..loss import completion_logps, group_advantages, grpo_loss
+from ..logps import completion_logps
+from ..loss import group_advantages, grpo_loss
 from ..runtime import files
 from ..sft import SFTConfig, SFTTrainer
 from ..tiny import synth
@@ -30,7 +31,7 @@ from . import recipes
 WORLD = scale.TINY.with_name("lab")
 DOSES = (0.0, 0.1, 0.2, 0.3, 0.5)  # share of training labels replaced by another choice
 RATES = (3e-5, 1e-4, 2e-4, 5e-4, 1e-3)
-BUDGETS = (8, 16, 32, 64, 128, 256)  # optimizer steps, of 16 questions each
+BUDGETS = (8, 16, 32, 64, 150, 256)  # optimizer steps, of 16 questions each
 DOSE, RATE, STEPS = 0.3, 1e-4, 150  # of a curve that varies something else
 METHODS = ("sft", "sft-lora", "grpo")
 REPAIRED = ("sft-filtered", "raft", "dft")  # SFT with a wrong label's pull taken out in one way or another
@@ -140,8 +141,8 @@ def tries(policy, processor, asked: Sequence[Question], seed: int, style: int = 
     """Sample `GROUP` replies to each question."""
     replies = []
     for start in range(0, len(asked), 50):
-        examples = [model.prepare(processor, question, style) for question in asked[start : start + 50]]
-        prompts = model.collate(processor, examples).to(policy.device)
+        examples = [inputs.prepare(processor, question, style) for question in asked[start : start + 50]]
+        prompts = inputs.collate(processor, examples).to(policy.device)
         longest = scale.get().max_completion_length
         sampled = rollout.sample(policy, processor, prompts, GROUP, longest, seed=seed + start)
         replies += rollout.decode(processor, sampled)
@@ -199,10 +200,10 @@ def aftermath(policy, processor, asked: recipes.Questions, style: int, n: int = 
 DESCRIBE = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Describe the audio."}]}]
 
 
-def _sample(policy, processor, asked: Sequence[tuple[Question, list[dict]]]) -> rollout.Rollouts:
+def _sample(policy, processor, asked: Sequence[tuple[Question, list[dict]]]) -> inputs.Rollouts:
     """Reply to (question, messages) pairs, once each, at temperature 1."""
-    examples = [model.encode(processor, messages, load(question.audio)) for question, messages in asked]
-    prompts = model.collate(processor, examples).to(policy.device)
+    examples = [inputs.encode(processor, messages, load(question.audio)) for question, messages in asked]
+    prompts = inputs.collate(processor, examples).to(policy.device)
     return rollout.sample(policy, processor, prompts, 1, scale.get().max_completion_length, seed=0)
 
 
@@ -220,7 +221,7 @@ def pulls(policy, processor, asked: Sequence[Question], style: int = 2) -> list[
 
     rows = []
     for number, question in enumerate(asked):
-        prompts = model.collate(processor, [model.prepare(processor, question, style)]).to(policy.device)
+        prompts = inputs.collate(processor, [inputs.prepare(processor, question, style)]).to(policy.device)
         shown = sft.answers(prompts, sft.labels(processor, [prompt.target(question)]).to(policy.device))
         logps, _ = completion_logps(policy, shown)
         row = {"wrong": "right" in question.meta, "sft": norm(-logps.sum() / shown.mask.sum())}

@@ -186,10 +186,10 @@ def test_options_parse_and_have_help():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"target": "thought"}, "target 'thought' is unknown; choose tagged or plain"),
+        ({"target": "thought"}, "target 'thought' is unknown; choose tagged, plain, reply"),
         ({"prompt_style": 4}, "prompt_style 4 is unknown"),
         ({"packing": True}, "packing is not supported"),
-        ({"loss_type": "dft"}, "loss_type 'dft' is not supported"),
+        ({"loss_type": "chunked_nll"}, "loss_type 'chunked_nll' is not supported.*nll or dft"),
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, options, reason):
