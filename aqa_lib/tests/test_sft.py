@@ -189,7 +189,7 @@ def test_options_parse_and_have_help():
         ({"target": "thought"}, "target 'thought' is unknown; choose tagged, plain, reply"),
         ({"prompt_style": 4}, "prompt_style 4 is unknown"),
         ({"packing": True}, "packing is not supported"),
-        ({"loss_type": "chunked_nll"}, "loss_type 'chunked_nll' is not supported.*nll or dft"),
+        ({"loss_type": "mean"}, "loss_type 'mean' is not supported.*nll or dft"),
     ],
 )
 def test_impossible_options_are_refused_in_a_sentence(tmp_path, options, reason):
