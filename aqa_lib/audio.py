@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
+from .runtime.errors import AqaError
+
 SAMPLE_RATE = 16_000  # samples a second, Whisper's and Qwen2-Audio's
 HOP = 160  # samples between two mel frames: 10 ms
 N_FFT = 400  # samples in one analysis window: 25 ms
@@ -31,7 +33,7 @@ LOUDEST = 1e3  # peak above which it is no sound but integers kept as floats, or
 logger = logging.getLogger(__name__)
 
 
-class AudioError(ValueError):
+class AudioError(AqaError):
     """A clip that cannot be used; its one sentence names the clip, the fault and the remedy."""
 
 

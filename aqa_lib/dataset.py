@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .escape import UNPRINTABLE
+from .runtime.errors import AqaError
 
 AVQA = {"id": "id", "audio": "audio_path", "question": "question_text", "choices": "multi_choice"}
 AVQA |= {"answer": "answer", "task": "task"}
@@ -38,7 +39,7 @@ show = _repr.repr  # bounded, and control characters escaped: fit for a message
 logger = logging.getLogger(__name__)
 
 
-class DataError(ValueError):
+class DataError(AqaError):
     """Questions that cannot be used: one line for each bad row, with its file, its line and its fault."""
 
 
@@ -137,12 +138,12 @@ def split(questions: Sequence[Question], fraction: float, seed: int) -> tuple[li
     to divide.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"the held-out fraction is {fraction}: give a number from 0 up to, not including, 1")
+        raise AqaError(f"the held-out fraction is {fraction}: give a number from 0 up to, not including, 1")
     clips = defaultdict(list)
     for question in questions:
         clips[_clip_key(question)].append(question.id)
     if fraction and len(clips) < 2:
-        raise ValueError(f"{len(clips)} clip cannot be divided: give questions on two or more clips")
+        raise AqaError(f"{len(clips)} clip cannot be divided: give questions on two or more clips")
     held, count, wanted = set(), 0, max(1, round(fraction * len(questions))) if fraction else 0
     for key in sorted(clips, key=lambda key: (_digest(f"{seed} {min(clips[key])}".encode()), key)):
         if count >= wanted or len(held) == len(clips) - 1:
@@ -163,7 +164,7 @@ def relabel(questions: Sequence[Question], share: float, seed: int = 0) -> list[
     `right`, the answer that was replaced. Questions keep their order. Raises ValueError for a share outside 0 to 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"the share of wrong labels is {share}: give a number from 0 to 1")
+        raise AqaError(f"the share of wrong labels is {share}: give a number from 0 to 1")
     rng = random.Random(f"{seed} relabel")
     wrong = set(rng.sample(range(len(questions)), round(share * len(questions))))
     result = []
@@ -231,7 +232,7 @@ def _mapping(columns: dict | None, present: Iterable[str], source) -> dict:
 def _questions(rows, source, columns, answers, audio_root, on_error, check_audio) -> list[Question]:
     """Turn (place, row) pairs into questions; `answers` are the types that an answer may have."""
     if on_error not in ("raise", "skip") and not isinstance(on_error, list):
-        raise ValueError(f"on_error is {on_error!r}: choose 'raise' or 'skip'")
+        raise AqaError(f"on_error is {on_error!r}: choose 'raise' or 'skip'")
     root = os.path.realpath(Path(source).parent if audio_root is None else audio_root)
     if check_audio and not os.path.isdir(root):
         raise DataError(f"the audio folder {root} does not exist: name the folder of the clips by audio_root")

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from . import audio, prompt
 from .audio import Clip
 from .dataset import Question
+from .runtime.errors import AqaError
 
 HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
 
 
-class InputError(ValueError):
+class InputError(AqaError):
     """A prompt that cannot be made; the message says why and what to do."""
 
 

@@ -34,6 +34,7 @@ from . import attention, audio, prompt
 from .audio import Clip
 from .dataset import Question
 from .inputs import Prompts, collate, encode, positions
+from .runtime.errors import AqaError
 
 PARTS = ("audio_tower", "projector", "language_model")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
@@ -44,7 +45,7 @@ logger = logging.get_logger(__name__)
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
-class ModelError(ValueError):
+class ModelError(AqaError):
     """A model that cannot be used; its one sentence says why and what to do."""
 
 

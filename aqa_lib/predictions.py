@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import prompt
+from .runtime.errors import AqaError
 from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
@@ -30,7 +31,7 @@ CONTROLS = {  # their names, and what `evaluation.predict` is asked for
 }
 
 
-class PredictionsError(ValueError):
+class PredictionsError(AqaError):
     """A file of predictions that cannot be used; its one sentence names the file, the fault and the
     remedy."""
 

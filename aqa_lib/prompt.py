@@ -10,7 +10,8 @@ report's: it takes the first tag it finds and compares letter by letter, so that
 
 import unicodedata
 
-from aqa_lib.dataset import Question
+from .dataset import Question
+from .runtime.errors import AqaError
 
 STEM = "{question} Please choose the answer from the following options: {choices}."
 SUFFIXES = {
@@ -32,7 +33,7 @@ def text(question: Question, style: int) -> str:
     "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
     """
     if style not in SUFFIXES:
-        raise ValueError(f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think)")
+        raise AqaError(f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think)")
     return STEM.format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 from aqa_lib.prompt import CLOSE, OPEN, extract_answer, matches
 
+from .runtime.errors import AqaError
+
 THINK, THOUGHT = "<think>", "</think>"
 
 
@@ -138,13 +140,13 @@ def get(name: str) -> Callable[..., list[float]]:
         return known[name]
     module, _, function = name.partition(":")
     if not module or not function:
-        raise ValueError(f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'")
+        raise AqaError(f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward {name!r} cannot be loaded: {error}") from error
+        raise AqaError(f"reward {name!r} cannot be loaded: {error}") from error
     if not callable(found):
-        raise ValueError(f"reward {name!r} is a {type(found).__name__}: name a function")
+        raise AqaError(f"reward {name!r} is a {type(found).__name__}: name a function")
     return found
 
 

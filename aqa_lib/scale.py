@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .runtime.errors import AqaError
+
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "AQA_SCALE"
 SHORTER = "AQA_MAX_STEPS"
@@ -129,11 +131,11 @@ def get(name: str | None = None) -> Scale:
     """
     name = name or os.environ.get(VARIABLE) or "tiny"
     if name not in SCALES:
-        raise ValueError(f"no scale is named {name!r}; set {VARIABLE} to one of {', '.join(SCALES)}.")
+        raise AqaError(f"no scale is named {name!r}; set {VARIABLE} to one of {', '.join(SCALES)}.")
     scale, steps = SCALES[name], os.environ.get(SHORTER, "")
     if not steps:
         return scale
     if not steps.isdecimal() or int(steps) < 1:
-        raise ValueError(f"{SHORTER}={steps!r} is no number of steps; give 1 or more, or unset it.")
+        raise AqaError(f"{SHORTER}={steps!r} must be a positive whole number; change or unset it.")
     fewer = {option: int(steps) for option in ("max_steps", "eval_steps", "save_steps")}
     return replace(scale, grpo=scale.grpo | fewer, sft=scale.sft | fewer)

@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import dataset, evaluation, predictions
 from ..course import plan
 from ..results import comparison, report, scoring
+from ..runtime.errors import AqaError
 
 
 def add_score_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_score_arguments(parser: ArgumentParser) -> None:
 def run_score(args: Namespace) -> None:
     """Print what each file is worth, with the controls that stand beside it."""
     if args.official and len(args.files) > 1:
-        raise ValueError("--official writes one file; give one FILE.")
+        raise AqaError("--official writes one file; give one FILE.")
     asked = None
     if args.questions:
         questions = dataset.read(args.questions, check_audio=False)

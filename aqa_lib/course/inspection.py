@@ -21,6 +21,7 @@ from ..evaluation import choice_probabilities
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
 from ..results.causes import CAUSES, UNTAGGED, is_choice, kind, read_tags, tag
+from ..runtime.errors import AqaError
 from . import show
 
 KINDS = ("wrong", "unreadable", "right", "all")
@@ -57,9 +58,9 @@ def select(
     kind or order.
     """
     if wanted not in KINDS:
-        raise ValueError(f"kind {wanted!r} is unknown; choose {', '.join(KINDS)}.")
+        raise AqaError(f"kind {wanted!r} is unknown; choose {', '.join(KINDS)}.")
     if order not in ORDERS:
-        raise ValueError(f"order {order!r} is unknown; choose {', '.join(ORDERS)}.")
+        raise AqaError(f"order {order!r} is unknown; choose {', '.join(ORDERS)}.")
     kept = [row for row in rows if task == "all" or group(row, "task") == task]
     kept = [row for row in kept if wanted == "all" or kind(row, rule) == wanted]
     if order == "longest reply first":
@@ -171,9 +172,9 @@ class Browser:
 
     def __init__(self, runs, questions, models, rule):
         if not runs:
-            raise ValueError('there is no run to browse; give {"name": "file of predictions"}.')
+            raise AqaError('there is no run to browse; give {"name": "file of predictions"}.')
         if strange := set(models) - set(runs):
-            raise ValueError(f"models names {min(strange)!r}, which is none of the runs {', '.join(runs)}.")
+            raise AqaError(f"models names {min(strange)!r}, which is none of the runs {', '.join(runs)}.")
         self.paths, self.models, self.rule = dict(runs), models, rule
         self.runs = {name: predictions.read(path) for name, path in runs.items()}
         self.questions = {question.id: question for question in questions}

@@ -14,6 +14,7 @@ from transformers import set_seed
 from .. import dataset, evaluation, model, reward, scale
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
+from ..runtime.errors import AqaError
 from ..sft import LORA_RATE, SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import artifacts
@@ -144,7 +145,7 @@ def row(name: str, seed: int = 0, controls: Sequence[str] = ()) -> Row:
     name: one of `ROWS`, the method and the prompt that it is tested with.
     """
     if name not in ROWS:
-        raise ValueError(f"no row is named {name!r}; choose from {', '.join(ROWS)}.")
+        raise AqaError(f"no row is named {name!r}; choose from {', '.join(ROWS)}.")
     method, _, style = name.rpartition("-")
     training, labels = None, {"method": method}
     if ROWS[name]:

@@ -25,6 +25,7 @@ from .. import predictions
 from .. import scale as scales
 from ..results import ablation, comparison, report, scoring
 from ..results.plotting import read_metrics
+from ..runtime.errors import AqaError
 from ..runtime.files import write_whole
 from . import plan
 
@@ -58,7 +59,7 @@ class Run:
         return not self.train or (self.folder / "trainer_state.json").exists()
 
 
-class StudyError(ValueError):
+class StudyError(AqaError):
     """A run of the study that failed, or was made in another way."""
 
 

@@ -17,6 +17,7 @@ from .. import prompt
 from ..dataset import show
 from ..escape import figure as label_of
 from ..predictions import Predictions, PredictionsError, group
+from ..runtime.errors import AqaError
 from ..runtime.files import write_whole
 from . import plotting
 from .scoring import Rate, judge
@@ -96,7 +97,7 @@ def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
     Raises ValueError for another cause, PredictionsError where the file cannot be read or written.
     """
     if cause not in _allowed():
-        raise ValueError(f"cause {show(cause)} is unknown; choose {', '.join(CAUSES)}, and say more in the note.")
+        raise AqaError(f"cause {show(cause)} is unknown; choose {', '.join(CAUSES)}, and say more in the note.")
     tags = read_tags(path)  # again: another notebook may have written since
     tags.pop(name, None)
     if cause or note:

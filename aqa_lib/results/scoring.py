@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from .. import prompt, reward
 from ..escape import markdown
 from ..predictions import GROUPS, Predictions, PredictionsError, group
+from ..runtime.errors import AqaError
 from ..runtime.files import fingerprint
 from . import mmau, stats
 
@@ -171,7 +172,7 @@ def judge(row: dict, rule: str) -> bool:
     if rule == "official":
         return mmau.official(official_text(row), row["answer"], row["choices"])
     if rule != "strict":
-        raise ValueError(f"rule {rule!r} is unknown; choose {' or '.join(RULES)}.")
+        raise AqaError(f"rule {rule!r} is unknown; choose {' or '.join(RULES)}.")
     return prompt.matches(row["prediction"], row["answer"], row["choices"])
 
 

@@ -16,6 +16,8 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from ..runtime.errors import AqaError
+
 LEVEL = 0.95
 RESAMPLES = 10_000
 
@@ -29,7 +31,7 @@ def wilson(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     [0.615, 0.674]
     """
     if not 0 <= right <= n or n < 1:
-        raise ValueError(f"{right} right of {n} is no count of answers; there must be at least one question.")
+        raise AqaError(f"{right} right of {n} is no count of answers; there must be at least one question.")
     low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
     return float(low), float(high)
 
@@ -58,7 +60,7 @@ def over_questions(
     """
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 1 or len(scores) < 2:
-        raise ValueError(f"an interval over {scores.size} questions cannot be had; give two or more.")
+        raise AqaError(f"an interval over {scores.size} questions cannot be had; give two or more.")
     done = stats.bootstrap(
         (scores,),
         np.mean,
@@ -81,7 +83,7 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     """
     a, b = _pair(a, b)
     if not set(np.unique([a, b])) <= {0.0, 1.0}:
-        raise ValueError("McNemar's test takes right or wrong; for means over seeds use paired_bootstrap.")
+        raise AqaError("McNemar's test takes right or wrong; for means over seeds use paired_bootstrap.")
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     if only_a + only_b == 0:
         return 1.0
@@ -110,7 +112,7 @@ def over_seeds(means: Sequence[float], level: float = LEVEL) -> tuple[float, flo
     """
     means = np.asarray(means, dtype=float)
     if means.size < 1:
-        raise ValueError("no seeds to average over; give one score a seed.")
+        raise AqaError("no seeds to average over; give one score a seed.")
     if means.size < 2:
         return float(means[0]), float("nan"), float("nan")
     if np.ptp(means) == 0:
@@ -169,5 +171,5 @@ def between_seeds(a: Sequence[float], b: Sequence[float], untrained: bool = Fals
 def _pair(a: Sequence[float], b: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"{a.size} scores against {b.size}: a paired test needs both on the same questions.")
+        raise AqaError(f"{a.size} scores against {b.size}: a paired test needs both on the same questions.")
     return a, b

@@ -15,6 +15,7 @@ import shutil
 import time
 from pathlib import Path
 
+from .errors import AqaError
 from .files import sha256
 
 ASIDE = ".saving"  # where a checkpoint is written, inside the run's folder
@@ -27,7 +28,7 @@ FINISHED = ("model.safetensors", "model.safetensors.index.json", "adapter_model.
 logger = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AqaError):
     """A checkpoint that cannot be written or used; its one sentence says which, why, and what is left."""
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 
+from .errors import AqaError
+
 PATIENCE = 600.0  # seconds that one clip may take to decode before its worker counts as hung
 
 
-class RunError(ValueError):
+class RunError(AqaError):
     """A run that had to stop; its one sentence says why, what is kept, and how to go on."""
 
 

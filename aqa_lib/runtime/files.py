@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from .. import __version__
+from .errors import AqaError
 
 PACKAGES = (  # that a result may depend on
     *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate"),
@@ -23,7 +24,7 @@ PACKAGES = (  # that a result may depend on
 )
 
 
-class FileError(ValueError):
+class FileError(AqaError):
     """A file that cannot be written; the message names the file, the reason and the remedy."""
 
 

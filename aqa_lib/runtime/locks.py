@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import AqaError
 from .files import now
 
 try:
@@ -28,7 +29,7 @@ UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EI
 logger = logging.getLogger(__name__)
 
 
-class LockError(ValueError):
+class LockError(AqaError):
     """A place that another process writes to; the message names the place, the process and what to do."""
 
 

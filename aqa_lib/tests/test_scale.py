@@ -24,7 +24,7 @@ def test_an_unknown_name_lists_the_known_ones(monkeypatch):
 @pytest.mark.parametrize("steps", ["0", "-3", "many"])
 def test_no_number_of_steps_is_refused(monkeypatch, steps):
     monkeypatch.setenv(scale.SHORTER, steps)
-    with pytest.raises(ValueError, match=f"='{steps}' is no number of steps; give 1 or more"):
+    with pytest.raises(ValueError, match=f"='{steps}' must be a positive whole number"):
         scale.get("tiny")
 
 
