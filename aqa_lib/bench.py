@@ -48,7 +48,7 @@ from .logps import completion_logps
 from .model import encode_audio, parts
 from .runtime import files
 from .tiny import pretrain
-from .training.base import Examples
+from .training.data import Examples
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (280, 256))  # tokens of a prompt (250 or 750 of them audio) and an answer
 TEXT = 30  # tokens of a prompt that are not audio

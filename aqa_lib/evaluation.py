@@ -54,6 +54,7 @@ def predict(
     data: str | Path | None = None,
     labels: Mapping | None = None,
     on_error: str = "raise",
+    engine: rollout.RolloutEngine | None = None,
 ) -> list[dict]:
     """Answer questions and return one row each, in the questions' order; write them to `path` as they come.
 
@@ -121,6 +122,7 @@ def predict(
             batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
     # Where the model is shared out all must ask as many batches: who has fewer asks the first of all again.
     batches = [batch for batch, _ in distributed.lockstep(model, batches, every[0])]
+    engine = engine or rollout.RolloutEngine(model, processor)
     work = partial(_load, processor, questions, style, audio, on_error)
     loaded = prefetch([batch for _, batch in batches], work)
     bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))
@@ -133,7 +135,8 @@ def predict(
             with faults.memory_advice(
                 lambda: f"lower the evaluation's batch size from {batch_size} to {max(1, batch_size // 2)}"
             ):
-                replies = _reply(model, processor, examples, max_completion_length, sampling, own_seed)
+                options = {"max_completion_length": max_completion_length, "seed": own_seed} | sampling
+                replies = _reply(engine, processor, [questions[i] for i in batch], examples, model.device, options)
             for i, reply in zip(batch, replies, strict=True):
                 if i not in rows:
                     rows[i] = blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply
@@ -199,13 +202,14 @@ def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -
         return error
 
 
-def _reply(model, processor, examples: list, max_completion_length: int, sampling: dict, seed: int) -> list[dict]:
+def _reply(engine, processor, questions: list, examples: list, device, sampling: dict) -> list[dict]:
     """Answer one batch: `model_output, tokens, ended` for each example, `error` where its clip was bad."""
-    usable = [example for example in examples if not isinstance(example, AudioError)]
+    usable = [pair for pair in zip(questions, examples, strict=True) if not isinstance(pair[1], AudioError)]
     answered = iter(())
     if usable:
-        prompts = inputs.collate(processor, usable).to(model.device)
-        answers = rollout.sample(model, processor, prompts, 1, max_completion_length, seed=seed, **sampling)
+        asked, ready = zip(*usable, strict=True)
+        prompts = inputs.collate(processor, ready).to(device)
+        answers = engine.generate(prompts, num_generations=1, questions=asked, **sampling)
         texts, tokens = rollout.decode(processor, answers), answers.mask.sum(-1)  # (B, 1) both
         answered = iter(zip(texts, tokens.tolist(), answers.ended.tolist(), strict=True))
     replies = []

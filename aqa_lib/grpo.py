@@ -1,9 +1,9 @@
 """Train with GRPO: sample a group of answers to every question, reward them, reinforce the better ones.
 
-`rollout -> reward -> loss -> [trainer] -> evaluation`. A `transformers.Trainer`, so its callbacks, logging, saving,
-resuming and accelerate all apply. It deviates from the report's trainer in what a step costs, not in what it computes:
+`rollout -> reward -> loss -> [grpo] -> evaluation`. A `transformers.Trainer`, so its callbacks, logging, saving,
+resuming and accelerate all apply. It differs from the paper's trainer in what a step costs, not in what it computes:
 each prompt is run once for its whole group, all questions of a step are answered in one batch, and only then is the
-step cut into micro-batches by tokens. Checkpoints are ranked on held-out questions, never on the test set.
+step cut into micro-batches by tokens. Checkpoints are selected on held-out questions, never on the test set.
 """
 
 import json
@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers import TrainerCallback, TrainingArguments
 
 from . import prompt, reward
 from .dataset import Question
@@ -28,9 +27,12 @@ from .large import reference
 from .large.planner import FORWARD
 from .logps import completion_logps
 from .loss import LOSS_TYPES, group_advantages, grpo_loss
-from .rollout import decode, sample
+from .rollout import RolloutEngine, decode
 from .runtime import distributed, faults
-from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
+from .training.base import QuestionTrainer
+from .training.checks import fit_machine
+from .training.data import Examples, as_row
+from .training.hf_trainer import recompute_activations
 
 
 @dataclass
@@ -172,22 +174,30 @@ class GRPOConfig(TrainingArguments):
 
 @dataclass
 class Experience:
-    """What a batch of questions taught: answers, their advantages (B, G), and log-probabilities to compare with."""
+    """What a batch of questions taught: answers, their advantages, and log-probabilities to compare with."""
 
     rollouts: Rollouts
-    advantages: Tensor
+    advantages: Tensor  # (B, G)
     loss_mask: Tensor  # (B, G, C)
-    rows: list[dict]  # one a question, with its answers and their rewards, for a reader
+    records: list[dict]  # one a question, with its answers and their rewards, for a reader
     old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
     ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
 
+    def select(self, rows: list[int]) -> "Experience":
+        """Keep some questions, and drop the padding that none of them needs."""
+        rollouts = self.rollouts.select(rows)
+        C = rollouts.mask.shape[-1]
+        old, ref = (None if logps is None else logps[rows, :, :C] for logps in (self.old_logps, self.ref_logps))
+        records = [self.records[row] for row in rows]
+        return Experience(rollouts, self.advantages[rows], self.loss_mask[rows, :, :C], records, old, ref)
 
-class GRPOTrainer(QuestionTrainer, Trainer):
+
+class GRPOTrainer(QuestionTrainer):
     """Train an audio-language model by group relative policy optimization.
 
     model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
-    are lists of `Question`; eval_dataset is held out and ranks the checkpoints.
-    Source: the report, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
+    are lists of `Question`; eval_dataset is held out and selects the best checkpoint. engine: what samples the answers,
+    ours if not given. Source: the paper, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
     """
 
     def __init__(
@@ -199,97 +209,68 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         train_dataset: Sequence[Question] = (),
         eval_dataset: Sequence[Question] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        engine: RolloutEngine | None = None,
     ):
         args = args or GRPOConfig()
         if args.beta and hasattr(model, "disable_adapter") and _moved(model):
             raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
-        check_run(model, args, train_dataset, eval_dataset)
         self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
         self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
         if len(self.reward_weights) != len(self.reward_funcs):
             raise ValueError(
-                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; match them."
+                f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; give one for each."
             )
-        super().__init__(
-            model=model,
-            args=args,
-            processing_class=processor,
-            train_dataset=Examples(train_dataset, processor, args.prompt_style),
-            eval_dataset=list(eval_dataset) if eval_dataset else None,
-            callbacks=[MetricsFile(), *(callbacks or [])],
-        )
-        if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
-            self.add_callback(OneLine(bar=not args.disable_tqdm))
-        self.model_accepts_loss_kwargs = False  # the loss is averaged here
-        # A LoRA model holds its own reference: itself without the adapter.
-        self.ref_model = None
-        if args.beta and not hasattr(model, "disable_adapter"):
+        examples = Examples(train_dataset, processor, args.prompt_style)
+        super().__init__(model, processor, args, examples, eval_dataset, callbacks, engine)
+        if args.beta and not hasattr(model, "disable_adapter"):  # a LoRA model without its adapter is its own reference
             half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
             self.ref_model = reference.make(model, args.reference, half)
-        self._hearing = Hearing(model, args.audio_cache_gb)
-        self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
         self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
-        self._step, self._index, self._cut = -1, 0, 0
+        self._step, self._index = -1, 0  # the current step, and which of its accumulated batches is taken
         self._sample: dict = {}  # one question of the last step with its answers, for the log
+
+    def train(self, *args, **kwargs):
+        """Train; see `QuestionTrainer.train`."""
+        self._step = -1  # nothing that an earlier run sampled is used again
+        return super().train(*args, **kwargs)
 
     # -- one step -------------------------------------------------------------------------------------------------
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> Tensor:
-        """Answer a batch of questions, reward the answers, and back-propagate their loss in micro-batches."""
-        start, step = time.perf_counter(), self.state.global_step
-        self._index = self._index + 1 if step == self._step else 0  # which accumulated batch of this step
+        """Answer a batch of questions, reward the answers, and back-propagate their loss."""
+        start = time.perf_counter()
+        with faults.memory_advice(self._fewer_questions):
+            experience = self._experience(model, inputs)
+        model.train()
+        with faults.memory_advice(self._fewer_tokens):
+            loss = self._backward(model, experience)
+        if self.accelerator.sync_gradients:  # the last accumulated batch of the step
+            distributed.average_gradients(model.parameters())
+        self.check_loss(loss, experience.records)
+        self.means.add("step_time", time.perf_counter() - start)
+        return loss
+
+    def _experience(self, model: nn.Module, inputs: dict) -> Experience:
+        """Return a batch's answers: sampled now, or before, where num_iterations takes several steps on them."""
+        step = self.state.global_step
+        self._index = self._index + 1 if step == self._step else 0
         self._step = step
         if self._index == 0 and step % self.args.num_iterations == 0:
             self._experiences = []
+            self.engine.sync_weights(self.accelerator.unwrap_model(model))
         if self._index == len(self._experiences):
-            with faults.memory_advice(self._fewer_questions):
-                with self.accelerator.autocast():
-                    prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
-                self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
-            self._cut += inputs["cut"]
-        model.train()
-        with faults.memory_advice(self._fewer_tokens):
-            loss = self._backward(model, self._experiences[self._index])
-        if self.accelerator.sync_gradients:
-            distributed.average_gradients(model.parameters())
-        self._check(loss, self._experiences[self._index].rows)
-        self._means["step_time"].append(time.perf_counter() - start)
-        return loss
+            with self.accelerator.autocast():
+                prompts = self.audio_cache(inputs["questions"], inputs["prompts"].to(self.args.device))
+            self._experiences.append(self._gather_experience(model, inputs["questions"], prompts))
+            self.means.clips_cut += inputs["cut"]
+        return self._experiences[self._index]
 
-    def _fewer_questions(self) -> str:
-        batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
-        if batch > 1:
-            return (
-                f"lower per_device_train_batch_size from {batch} to {batch // 2} and raise "
-                f"gradient_accumulation_steps from {times} to {times * 2}, which learns the same"
-            )
-        longest = self.args.max_completion_length
-        return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
-
-    def _fewer_tokens(self) -> str:
-        tokens, kept = self.args.max_tokens_per_forward, self.args.checkpoint_above
-        again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
-        too = f" and checkpoint_above from {kept} to {kept // 2}" if kept and not again else ""
-        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, which learns the same{again}"
-
+    @torch.no_grad()
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
-        args, start = self.args, time.perf_counter()
-        rank, processes = distributed.rank_and_world_size()  # processes that share a step sample what one alone would
-        keys = [args.seed, self.state.global_step, self._index * processes + rank, 0]
-        with torch.no_grad(), self.accelerator.autocast():
-            rollouts = sample(
-                self.accelerator.unwrap_model(model),
-                self.processing_class,
-                prompts,
-                args.num_generations,
-                args.max_completion_length,
-                args.temperature,
-                args.top_k,
-                args.top_p,
-                seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
-            )
-        self._means["rollout_time"].append(time.perf_counter() - start)
+        """Sample a group of answers to each question, reward them, and turn the rewards into advantages."""
+        args = self.args
+        rollouts = self._sample_answers(questions, prompts)
         texts = decode(self.processing_class, rollouts)
         rewards = self._score(questions, texts, rollouts)  # (B, G)
         # Equal rewards may differ in their last bit, which the division by a deviation of nearly 0 would blow up.
@@ -300,10 +281,28 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         if args.num_iterations > 1:
             experience.old_logps = self._logps(model, rollouts)
         if args.beta:
-            adapter = getattr(self.accelerator.unwrap_model(model), "disable_adapter", nullcontext)
-            with adapter():
+            without_adapter = getattr(self.accelerator.unwrap_model(model), "disable_adapter", nullcontext)
+            with without_adapter():
                 experience.ref_logps = self._logps(self.ref_model or model, rollouts)
         return experience
+
+    def _sample_answers(self, questions: Sequence[Question], prompts: Prompts) -> Rollouts:
+        args, start = self.args, time.perf_counter()
+        rank, world_size = distributed.rank_and_world_size()  # so that ranks together sample what one alone would
+        keys = [args.seed, self.state.global_step, self._index * world_size + rank, 0]
+        with self.accelerator.autocast():
+            rollouts = self.engine.generate(
+                prompts,
+                num_generations=args.num_generations,
+                max_completion_length=args.max_completion_length,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
+                questions=questions,
+            )
+        self.means.add("rollout_time", time.perf_counter() - start)
+        return rollouts
 
     def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
         """Reward every answer, (B, G): the weighted sum of all rewards that apply to it."""
@@ -327,34 +326,14 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             # None: this reward does not apply to this answer
             rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
             if (applies := ~rewards[-1].isnan()).any():
-                self._means[f"rewards/{name}/mean"].append(rewards[-1][applies].mean().item())
+                self.means.add(f"rewards/{name}/mean", rewards[-1][applies].mean())
         total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
         return total.view(-1, G).to(self.args.device)
-
-    def _micro_batches(
-        self, rollouts: Rollouts, rows: Tensor | None = None, learn: bool = True
-    ) -> Iterator[tuple[list[int], int]]:
-        """Cut rows into batches of like length, each with its tokens, padding included: at most
-        `max_tokens_per_forward`; `checkpoint_above`, where a row has no more; or, where none learn, more."""
-        most = self.args.max_tokens_per_forward * (1 if learn else FORWARD)
-        plain = min(self.args.checkpoint_above, most) if learn else 0
-        prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
-        batch, tokens = [], 0
-        rows = range(len(prompts)) if rows is None else rows.tolist()
-        for row in sorted(rows, key=lambda row: prompts[row] + answers[row]):
-            more = [*batch, row]
-            width = max(prompts[i] for i in more) + max(answers[i] for i in more)
-            if batch and width * len(more) > (plain if width <= plain else most):
-                yield batch, tokens
-                more, width = [row], prompts[row] + answers[row]
-            batch, tokens = more, width * len(more)
-        if batch:
-            yield batch, tokens
 
     @torch.no_grad()
     def _logps(self, model: nn.Module, rollouts: Rollouts) -> Tensor:
         logps = torch.zeros(rollouts.mask.shape, device=self.args.device)  # (B, G, C)
-        batches = self._micro_batches(rollouts, learn=False)
+        batches = self._micro_batches(rollouts, range(len(logps)), FORWARD * self.args.max_tokens_per_forward)
         for (rows, _), _ in distributed.lockstep(model, batches, ([0], 0)):
             with self.accelerator.autocast():
                 part, _ = completion_logps(
@@ -364,51 +343,79 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         return logps
 
     def _backward(self, model: nn.Module, experience: Experience) -> Tensor:
-        args, rollouts, mask = self.args, experience.rollouts, experience.loss_mask
-        rows = torch.arange(len(mask))
-        if not args.beta:  # groups without deviation: their loss and its gradient are exactly zero
-            rows = rows[(experience.advantages != 0).any(1).cpu()]
-        num_completions, num_tokens, seen = mask[..., 0].numel(), int(mask.sum()) or 1, 0
-        sums: dict[str, Tensor] = defaultdict(float)
-        batches = self._micro_batches(rollouts, rows)
-        for (part, tokens), counts in distributed.lockstep(model, batches, ([0], args.max_tokens_per_forward)):
+        """Back-propagate a batch's loss in micro-batches, and return it."""
+        args, mask = self.args, experience.loss_mask
+        sizes = {"num_completions": mask[..., 0].numel(), "num_tokens": int(mask.sum()) or 1}  # of the whole batch
+        # Where beta is 0, a group without deviation has a loss and a gradient of exactly zero.
+        kept = range(len(mask)) if args.beta else experience.advantages.any(1).nonzero().flatten().tolist()
+        batches = self._micro_batches(experience.rollouts, kept, args.max_tokens_per_forward, args.checkpoint_above)
+        totals = defaultdict(lambda: torch.zeros((), device=args.device))
+        for (rows, tokens), counts in distributed.lockstep(model, batches, ([0], args.max_tokens_per_forward)):
             if args.gradient_checkpointing:
-                for module in model.modules():
-                    if hasattr(module, "gradient_checkpointing"):
-                        module.gradient_checkpointing = tokens > args.checkpoint_above
-            some = rollouts.select(part)
-            width = some.mask.shape[-1]
-            with self.accelerator.autocast():
-                logps, entropies = completion_logps(model, some, args.temperature, args.logits_chunk_size)
-            old, ref = (
-                None if logp is None else logp[part, :, :width] for logp in (experience.old_logps, experience.ref_logps)
-            )
-            loss, found = grpo_loss(
-                logps,
-                logps.detach() if old is None else old,
-                experience.advantages[part],
-                mask[part, :, :width],
-                ref,
-                args.beta,
-                args.epsilon,
-                args.epsilon_high,
-                args.loss_type,
-                args.max_completion_length,
-                num_completions,
-                num_tokens,
-            )
+                recompute_activations(model, tokens > args.checkpoint_above)
+            loss, sums = self._loss(model, experience.select(rows), **sizes)
             loss = loss * counts / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
-            if not counts:
-                continue
-            found |= {"loss": loss.detach(), "entropy": (entropies * mask[part, :, :width]).sum()}
-            seen += int(mask[part, :, :width].sum())
-            for name, value in found.items():
-                sums[name] = sums[name] + value
-        loss = sums.pop("loss", torch.zeros((), device=args.device))
-        for name, value in sums.items():  # the entropy is that of the groups that were run
-            self._means[name].append(float(value) / (max(seen, 1) if name == "entropy" else num_tokens))
-        return torch.as_tensor(loss)
+            if counts:
+                for name, value in (sums | {"loss": loss.detach()}).items():
+                    totals[name] = totals[name] + value
+        loss = totals.pop("loss", torch.zeros((), device=args.device))
+        run = int(totals.pop("tokens", 0)) or 1  # of the groups that were run: the entropy is their mean
+        for name, value in totals.items():
+            self.means.add(name, float(value) / (run if name == "entropy" else sizes["num_tokens"]))
+        return loss
+
+    def _loss(self, model: nn.Module, part: Experience, **sizes: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute a micro-batch's part of the loss, and sums for the metrics. sizes: of the whole batch."""
+        args = self.args
+        with self.accelerator.autocast():
+            logps, entropies = completion_logps(model, part.rollouts, args.temperature, args.logits_chunk_size)
+        loss, sums = grpo_loss(
+            logps,
+            logps.detach() if part.old_logps is None else part.old_logps,
+            part.advantages,
+            part.loss_mask,
+            part.ref_logps,
+            beta=args.beta,
+            epsilon=args.epsilon,
+            epsilon_high=args.epsilon_high,
+            loss_type=args.loss_type,
+            max_completion_length=args.max_completion_length,
+            **sizes,
+        )
+        return loss, sums | {"entropy": (entropies * part.loss_mask).sum(), "tokens": part.loss_mask.sum()}
+
+    @staticmethod
+    def _micro_batches(
+        rollouts: Rollouts, rows: Sequence[int], max_tokens: int, plain_tokens: int = 0
+    ) -> Iterator[tuple[list[int], int]]:
+        """Yield micro-batches of similar length: their rows, and their tokens with padding.
+
+        A micro-batch holds at most max_tokens, or one row. Rows that fit into plain_tokens, so few that activations
+        need no recomputing, are batched up to those.
+        """
+        prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
+        plain = min(plain_tokens, max_tokens)
+        batch, tokens = [], 0
+        for row in sorted(rows, key=lambda row: prompts[row] + answers[row]):
+            more = [*batch, row]
+            width = max(prompts[i] for i in more) + max(answers[i] for i in more)
+            if batch and width * len(more) > (plain if width <= plain else max_tokens):
+                yield batch, tokens
+                more, width = [row], prompts[row] + answers[row]
+            batch, tokens = more, width * len(more)
+        if batch:
+            yield batch, tokens
+
+    def _smaller_question(self) -> str:
+        longest = self.args.max_completion_length
+        return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
+
+    def _fewer_tokens(self) -> str:
+        """Say how to learn in smaller passes, for a message about a full GPU."""
+        tokens, plain, last = self.args.max_tokens_per_forward, self.args.checkpoint_above, self._or_recompute()
+        too = f" and checkpoint_above from {plain} to {plain // 2}" if plain and not last else ""
+        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, which learns the same{last}"
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
 
@@ -420,7 +427,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
         deviation = rewards.std(1)
         values = {
             "reward": rewards.mean(),
-            "reward_std": deviation.mean(),  # within groups, as in the report's curves
+            "reward_std": deviation.mean(),  # within groups, as in the paper's curves
             "frac_reward_zero_std": (deviation <= 1e-6).float().mean(),
             "completions/mean_length": lengths.mean(),
             "completions/min_length": lengths.min(),
@@ -429,7 +436,7 @@ class GRPOTrainer(QuestionTrainer, Trainer):
             "completions/mean_terminated_length": lengths[ended].mean() if ended.any() else torch.tensor(0.0),
         }
         for name, value in values.items():
-            self._means[name].append(float(value))
+            self.means.add(name, value)
         tokens = int(rollouts.prompts.attention_mask.sum() + lengths.sum())
         self.state.num_input_tokens_seen += sum(distributed.gather(tokens))
         rows = [

@@ -8,16 +8,42 @@ ended leave the computation, so that one that rambles does not keep its neighbou
 once, and a step copies nothing that is there.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import Cache, RepetitionPenaltyLogitsProcessor, TopPLogitsWarper
 from transformers.cache_utils import DynamicLayer
 
+from .dataset import Question
 from .inputs import Prompts, Rollouts, positions
 from .model import backbone, embed, parts
 from .runtime import distributed
 
 SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
+
+
+class RolloutEngine:
+    """What samples answers for a training or an evaluation: here `sample`, with the policy itself.
+
+    Another engine, such as vLLM, is a class with these two methods, given to `GRPOTrainer(engine=...)` or
+    `evaluation.predict(engine=...)`. They are named as TRL's `VLLMGeneration` names them.
+    """
+
+    def __init__(self, model: nn.Module, processor):
+        self.model, self.processor = model, processor
+
+    def sync_weights(self, model: nn.Module) -> None:
+        """Take the policy's current weights; called before every batch of answers that new weights should give."""
+        self.model = model
+
+    def generate(self, prompts: Prompts, *, questions: Sequence[Question] = (), **sampling) -> Rollouts:
+        """Sample answers to each prompt.
+
+        questions: the prompts' own, for an engine that reads clips itself. sampling: `num_generations,
+        max_completion_length, temperature, top_k, top_p, repetition_penalty, seed`, as in `sample`.
+        """
+        return sample(self.model, self.processor, prompts, **sampling)
 
 
 def end_ids(model: nn.Module, processor) -> list[int]:

@@ -10,7 +10,6 @@ The report says little of its baseline: no code, no learning rate, and not the w
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
@@ -19,16 +18,19 @@ import datasets
 import torch
 import trl
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers import TrainerCallback
 
 from . import prompt
 from .dataset import Question
 from .grpo import GRPOConfig
 from .inputs import Prompts, Rollouts
 from .logps import completion_logps
+from .rollout import RolloutEngine
 from .runtime import distributed, faults
-from .training.base import Examples, Hearing, MetricsFile, OneLine, QuestionTrainer, as_row, check_run, fit_machine
+from .training.base import QuestionTrainer
+from .training.callbacks import OneLine
+from .training.checks import fit_machine
+from .training.data import Examples, as_row
 
 IGNORED = -100  # a label that is not learnt, as everywhere in transformers
 LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
@@ -38,6 +40,9 @@ TARGETS = {
     "reply": lambda question: question.meta["reply"],  # a text of its own for every question
 }
 LOSS_TYPES = ("nll", "dft")
+SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {
+    key: word for key, word in OneLine.SHOWN.items() if key.startswith("eval")
+}
 WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
 
 
@@ -144,8 +149,8 @@ def labels(processor, replies: Sequence[str]) -> Tensor:
     return result
 
 
-class Lessons(Examples):
-    """Questions with their right answers; `collate` makes `{"questions", "prompts", "labels"}` of some."""
+class SupervisedExamples(Examples):
+    """Questions with their right answers; `collate` makes `{"questions", "prompts", "labels", "cut"}` of some."""
 
     def __init__(self, questions: Sequence[Question], processor, style: int, target: str = "tagged"):
         super().__init__(questions, processor, style)
@@ -158,17 +163,19 @@ class Lessons(Examples):
 
 def answers(prompts: Prompts, labels: Tensor) -> Rollouts:
     """Put right answers, (B, 1 + C) labels, in the form of sampled ones: one each, all ended."""
-    taught = labels[:, None, 1:]  # (B, 1, C)
-    mask = taught != IGNORED
-    return Rollouts(prompts, taught.where(mask, 0), mask, mask.any(-1))
+    targets = labels[:, None, 1:]  # (B, 1, C)
+    mask = targets != IGNORED
+    return Rollouts(prompts, targets.where(mask, 0), mask, mask.any(-1))
 
 
 class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
     """Train an audio-language model on right answers.
 
     model, processor: from `model.load`, with `lora=...` for adapters. The datasets are lists of `Question`;
-    eval_dataset is held out and ranks the checkpoints by greedy accuracy, as in `GRPOTrainer`.
+    eval_dataset is held out and selects the best checkpoint by greedy accuracy, as in `GRPOTrainer`.
     """
+
+    model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
 
     def __init__(
         self,
@@ -178,69 +185,42 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
         train_dataset: Sequence[Question] = (),
         eval_dataset: Sequence[Question] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        engine: RolloutEngine | None = None,
     ):
         args = args or SFTConfig()
-        check_run(model, args, train_dataset, eval_dataset)
-        lessons = Lessons(train_dataset, processor, args.prompt_style, args.target)
-        super().__init__(
-            model=model,
-            args=args,
-            processing_class=processor,
-            data_collator=lessons.collate,
-            # TRL takes no other class here, and looks at nothing but the first row's columns.
-            train_dataset=datasets.Dataset.from_dict({"id": [question.id for question in train_dataset]}),
-            eval_dataset=list(eval_dataset) if eval_dataset else None,
-            callbacks=[MetricsFile(), *(callbacks or [])],
-        )
+        examples = SupervisedExamples(train_dataset, processor, args.prompt_style, args.target)
+        # TRL takes no other class here, and looks at nothing but the first row's columns.
+        columns = datasets.Dataset.from_dict({"id": [question.id for question in train_dataset]})
+        options = {"data_collator": examples.collate, "train_dataset": columns}
+        super().__init__(model, processor, args, examples, eval_dataset, callbacks, engine, SHOWN, **options)
         if hasattr(model, "disable_adapter"):  # TRL rounds a quantized model's adapters to bfloat16, GRPO's are not
             for parameter in model.parameters():
                 parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-        self.train_dataset = lessons
-        self.model_accepts_loss_kwargs = True  # the loss below is averaged over all tokens of a step
-        if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
-            self.add_callback(_OneLine(bar=not args.disable_tqdm))
-        self._hearing = Hearing(model, args.audio_cache_gb)
-        self._means: dict[str, list[float]] = defaultdict(list)  # since the last log
-        self._cut = 0  # clips so far that were longer than the model hears
-        self._asked: list[dict] = []  # the last batch
-
-    def _fewer_questions(self) -> str:
-        batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
-        again = "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
-        return (
-            f"lower per_device_train_batch_size from {batch} to {max(batch // 2, 1)} and raise "
-            f"gradient_accumulation_steps from {times} to {times * 2}, which learns the same{again}"
-        )
+        self._records: list[dict] = []  # the last batch, for a reader
 
     def training_step(self, *args, **kwargs) -> Tensor:
+        """Back-propagate a batch's loss, as transformers does."""
         start = time.perf_counter()
-        with faults.memory_advice(self._fewer_questions):
+        with faults.memory_advice(lambda: self._fewer_questions() + self._or_recompute()):
             loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
             distributed.average_gradients(self.model.parameters())
-        self._check(loss, self._asked)
-        self._means["step_time"].append(time.perf_counter() - start)
+        self.check_loss(loss, self._records)
+        self.means.add("step_time", time.perf_counter() - start)
         return loss
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """Compute the mean negative log-probability of the answers' tokens, over all tokens of the step."""
-        taught = inputs["labels"].to(self.args.device)
-        prompts = self._hearing(inputs["questions"], inputs["prompts"].to(self.args.device))
-        rollouts = answers(prompts, taught)
-        logps, entropies = completion_logps(model, rollouts, chunk_size=self.args.logits_chunk_size)  # (B, 1, C)
-        tokens = rollouts.mask.sum()
-        self._means["entropy"].append(float(entropies.sum() / tokens))
-        self._cut += inputs["cut"]
-        self._asked = [as_row(question) for question in inputs["questions"]]
+        prompts = self.audio_cache(inputs["questions"], inputs["prompts"].to(self.args.device))
+        targets = answers(prompts, inputs["labels"].to(self.args.device))
+        logps, entropies = completion_logps(model, targets, chunk_size=self.args.logits_chunk_size)  # (B, 1, C)
+        tokens = targets.mask.sum()
+        self.means.add("entropy", entropies.sum() / tokens)
+        self.means.clips_cut += inputs["cut"]
+        self._records = [as_row(question) for question in inputs["questions"]]
         self.state.num_input_tokens_seen += sum(distributed.gather(int(prompts.attention_mask.sum() + tokens)))
-        if num_items_in_batch is not None:  # of all processes, whose gradients are averaged
+        if num_items_in_batch is not None:  # of all ranks, whose gradients are averaged
             tokens = num_items_in_batch / distributed.rank_and_world_size()[1]
         weights = logps.detach().exp() if self.args.loss_type == "dft" else 1.0
         loss = -(weights * logps).sum() / tokens
         return (loss, {"logps": logps}) if return_outputs else loss
-
-
-class _OneLine(OneLine):
-    SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {
-        key: word for key, word in OneLine.SHOWN.items() if key.startswith(("eval", "step"))
-    }

@@ -17,8 +17,8 @@ from aqa_lib import model as models
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.runtime.checkpoints import CheckpointError
 from aqa_lib.tests.helpers import config, length_reward
-from aqa_lib.training import base
-from aqa_lib.training.base import QuestionBatches
+from aqa_lib.training import data
+from aqa_lib.training.data import QuestionBatches
 
 
 def weights(model):
@@ -79,11 +79,11 @@ def test_groups_without_deviation_are_left_out_and_nothing_changes(train, model,
     cut, found, taken = GRPOTrainer._micro_batches, [], ([], [])
     for every in (False, True):
 
-        def batches(self, rollouts, rows, every=every):
+        def batches(rollouts, rows, *sizes, every=every):
             taken[every].append(len(rows))
-            return cut(self, rollouts, None if every else rows)
+            return cut(rollouts, range(4) if every else rows, *sizes)
 
-        monkeypatch.setattr(GRPOTrainer, "_micro_batches", batches)
+        monkeypatch.setattr(GRPOTrainer, "_micro_batches", staticmethod(batches))
         model.load_state_dict(start)
         found.append(weights(train(rewards=[uneven], beta=0.0, optim="sgd").model))
     assert taken == ([3, 3], [3, 3])
@@ -292,13 +292,13 @@ def test_a_frozen_audio_tower_hears_every_clip_once(train, model, clips, monkeyp
     """The same numbers as when every pass encodes again, with one encoding a clip as long as memory lasts."""
     models.choose_trainable(model, ["language_model"])
     again = copy.deepcopy(model)
-    monkeypatch.setattr(base.Hearing, "__call__", lambda self, questions, prompts: prompts)
+    monkeypatch.setattr(data.AudioCache, "__call__", lambda self, questions, prompts: prompts)
     options = {"beta": 0.1, "max_steps": 3, "learning_rate": 1e-2, "optim": "sgd"}  # AdamW would scale rounding up
     expected = weights(train(policy=again, **options).model)
     monkeypatch.undo()
     encoded = []
-    encode = base.encode_audio
-    monkeypatch.setattr(base, "encode_audio", lambda *args: encoded.append(args[2].item()) or encode(*args))
+    encode = data.encode_audio
+    monkeypatch.setattr(data, "encode_audio", lambda *args: encoded.append(args[2].item()) or encode(*args))
     found = weights(train(audio_cache_gb=gigabytes, **options).model)
     assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert set(encoded) == {audio.num_frames(len(clip.wave)) for clip in clips}
@@ -307,7 +307,7 @@ def test_a_frozen_audio_tower_hears_every_clip_once(train, model, clips, monkeyp
 
 def test_what_was_heard_is_cut_with_its_prompts(model, prompts, questions):
     models.choose_trainable(model, [])
-    heard = base.Hearing(model, 1.0)(questions, prompts)
+    heard = data.AudioCache(model, 1.0)(questions, prompts)
     assert heard.input_features is None
     with torch.no_grad():
         for rows in ([0, 1, 2, 3], [2], [3, 0]):
@@ -331,7 +331,7 @@ def test_the_next_step_is_made_ready_behind_the_current_one(train, tmp_path, mon
         return [1.0] * len(completions)
 
     found = []
-    monkeypatch.setattr(base, "prepare", prepare)
+    monkeypatch.setattr(data, "prepare", prepare)
     train(rewards=[reward], max_steps=2, per_device_train_batch_size=2, dataloader_num_workers=1, beta=0.0)
     assert len(found[0]) == 1 and found[0] != {str(os.getpid())}
 
@@ -346,15 +346,15 @@ def test_a_batch_is_pinned_for_a_gpu(prompts, monkeypatch):
 
 def test_fsdp_refuses_what_it_cannot_do_in_a_sentence(model, processor, questions, tmp_path, monkeypatch):
     for options, reason in [
-        ({}, "start several by torchrun"),
-        ({"fsdp_config": {"cpu_offload": True}}, "leave offload out"),
-        ({"reference": "streamed"}, "leave reference out"),
+        ({}, "start several with torchrun"),
+        ({"fsdp_config": {"cpu_offload": True}}, "drop cpu_offload"),
+        ({"reference": "streamed"}, "drop --reference streamed"),
     ]:
         with pytest.raises(ValueError, match=reason):
             GRPOTrainer(model, processor, [length_reward], config(tmp_path, fsdp=True, **options), questions)
     args = config(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch --use_fsdp does
-    with pytest.raises(ValueError, match="give --fsdp"):
+    with pytest.raises(ValueError, match="pass --fsdp"):
         GRPOTrainer(model, processor, [length_reward], args, questions)
 
 

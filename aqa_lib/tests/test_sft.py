@@ -100,7 +100,7 @@ def test_metrics_count_the_budget_and_are_written(train, questions, processor, t
     with open(tmp_path / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["num_questions"] for row in rows][:2] == ["4", "8"]
-    batch = sft.Lessons(questions, processor, 1).collate([trainer.train_dataset[i] for i in range(4)])
+    batch = sft.SupervisedExamples(questions, processor, 1).collate([trainer.train_dataset[i] for i in range(4)])
     tokens = int(batch["prompts"].attention_mask.sum() + (batch["labels"] != sft.IGNORED).sum())
     assert [int(row["num_tokens"]) for row in rows[:2]] == [tokens, 2 * tokens]
     assert {"loss", "entropy", "step_time", "learning_rate", "grad_norm"} <= set(rows[0])

@@ -19,7 +19,7 @@ from aqa_lib.audio import AudioError
 from aqa_lib.runtime import checkpoints, faults
 from aqa_lib.runtime.checkpoints import CheckpointError
 from aqa_lib.runtime.faults import RunError
-from aqa_lib.training import base
+from aqa_lib.training import data
 
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.03 GiB is free."
@@ -73,7 +73,7 @@ def interrupt_at(step, monkeypatch, times=1):
                 signal.raise_signal(signal.SIGINT)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("aqa_lib.grpo.sample", sample)
+    monkeypatch.setattr("aqa_lib.rollout.sample", sample)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch, ctrl_c):
@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch,
     model.load_state_dict(start, strict=False)
     interrupt_at(2, monkeypatch)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"after step 2, .*train\(resume_from_checkpoint=True\) goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 2, .*resume with train\(resume_from_checkpoint=True\)"):
         train(**options)
     assert signal.getsignal(signal.SIGINT) is before
     model.load_state_dict(start, strict=False)
@@ -215,7 +215,7 @@ def test_a_worker_that_dies_or_hangs_does_not_hang_the_run(train, monkeypatch, f
             os._exit(1)
         time.sleep(60)
 
-    monkeypatch.setattr(base, "prepare", prepare)
+    monkeypatch.setattr(data, "prepare", prepare)
     monkeypatch.setattr(faults, "PATIENCE", 2)
     start = time.monotonic()
     with pytest.raises(RunError, match=rf"died or hung \(.*({said}).*\); resume .* dataloader_num_workers 0"):
@@ -234,12 +234,12 @@ def test_a_clip_that_is_never_ready_does_not_hang_an_evaluation():
     ("place", "advice"),
     [
         (
-            "aqa_lib.grpo.sample",
+            "aqa_lib.rollout.sample",
             "lower per_device_train_batch_size from 4 to 2 and raise gradient_accumulation_steps",
         ),
         ("aqa_lib.grpo.grpo_loss", "lower max_tokens_per_forward from 8192 to 4096, which learns the same; if that"),
         ("torch.optim.AdamW.step", "weights, gradients and optimizer do not fit"),
-        ("aqa_lib.evaluation.rollout.sample", "lower the evaluation's batch size from 32 to 16"),
+        ("aqa_lib.evaluation.inputs.collate", "lower the evaluation's batch size from 32 to 16"),
     ],
 )
 def test_a_full_gpu_gives_advice(train, questions, monkeypatch, place, advice):
@@ -257,6 +257,6 @@ def test_advice_when_a_single_question_is_too_much(train, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("aqa_lib.grpo.sample", full)
+    monkeypatch.setattr("aqa_lib.rollout.sample", full)
     with pytest.raises(RunError, match="memory is full; lower max_completion_length from 6 to 3, or num_generations"):
         train(max_steps=1, per_device_train_batch_size=1)

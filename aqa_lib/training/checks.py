@@ -1,0 +1,85 @@
+"""Refuse a run that cannot work before it starts, and settle what the machine decides.
+
+`large.planner, runtime -> [checks] -> training.base`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..dataset import Question
+from ..large import masters, planner
+from ..model import half_precision
+from ..runtime import faults
+from .hf_trainer import refuse_accelerates_fsdp
+
+
+def fit_machine(args) -> None:
+    """Set in a config, before transformers looks at it, what the machine decides; rank nothing if nothing is asked."""
+    # transformers refuses bf16 without a GPU unless told that the CPU is meant
+    args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
+    if args.bf16 and half_precision() == torch.float16:
+        args.bf16, args.fp16 = False, True
+    if args.eval_strategy == "no":
+        args.eval_on_start = args.load_best_model_at_end = False
+
+
+def check_run(
+    model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
+) -> None:
+    """Refuse a run that cannot work, and settle how trained weights are kept."""
+    faults.check_writable(args.output_dir)
+    if not eval_dataset and args.eval_strategy != "no":
+        raise ValueError(
+            'no held-out questions to select the best checkpoint; pass eval_dataset, or set eval_strategy="no".'
+        )
+    if len(train_dataset) == 0:
+        raise ValueError("there are no questions to train on; check the file and the limit.")
+    withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
+    if withheld:
+        raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
+    check_fsdp(model, args)
+    keep_masters(model, args)
+
+
+def check_fsdp(model: nn.Module, args) -> None:
+    """Refuse what a sharded model cannot do, and wrappers that are not ours."""
+    refuse_accelerates_fsdp(args)
+    if not args.fsdp:
+        return
+    for refused, sentence in [
+        (
+            hasattr(model, "disable_adapter"),
+            "--fsdp supports full fine-tuning only; LoRA adapters fit on one GPU, so drop --fsdp.",
+        ),
+        (args.fp16, "--fsdp computes in bfloat16 or float32, not in float16; set bf16, or drop --fsdp."),
+        (getattr(args, "reference", "") == "streamed", "--fsdp shards the reference too; drop --reference streamed."),
+        (args.fsdp_config.get("cpu_offload"), "--fsdp keeps weights on the GPUs; drop cpu_offload."),
+        (args.world_size == 1, "--fsdp shards a model among processes; start several with torchrun."),
+    ]:
+        if refused:
+            raise ValueError(sentence)
+
+
+def keep_masters(model: nn.Module, args) -> None:
+    """Settle what memory decides, and turn trained weights of low precision into float32 if they are kept so."""
+    low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
+    if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.fsdp)):
+        raise ValueError(reason)
+    planner.settle(planner.Anatomy.of(model), args)
+    if args.master != "fp32":
+        trained = {p.dtype for p in model.parameters() if p.requires_grad}
+        if trained != {torch.bfloat16}:
+            names = " and ".join(sorted(map(str, trained)))
+            raise ValueError(f"master {args.master} is for bfloat16 weights, not {names}; load them as bfloat16.")
+        if not args.optim.startswith("adamw_torch"):
+            raise ValueError(f"master {args.master} brings its own AdamW; leave optim out, or set master to fp32.")
+    elif low and not (args.bf16 or args.fp16):
+        raise ValueError(
+            f"trained weights are {low[0].dtype}, which rounds nearly every small update away; set bf16 (they are then "
+            "kept in float32 and computed with in bfloat16), or load them as float32."
+        )
+    else:
+        for parameter in low:
+            parameter.data = parameter.data.float()
