@@ -4,8 +4,8 @@
 which holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself.
 The report generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its
 cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have
-ended leave the computation, so that one that rambles does not keep its neighbours busy. Room for all of it is made
-once, and a step copies nothing that is there.
+ended leave the computation, so that one that rambles does not keep its neighbours busy. The cache is
+allocated once, and a step copies nothing that is in it.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ def end_ids(model: nn.Module, processor) -> list[int]:
     return [ids] if isinstance(ids, int) else list(ids)
 
 
-class Room(DynamicLayer):
-    """A layer's keys and values, (R, heads, width, D), of which the first `used` places are taken."""
+class KVCacheLayer(DynamicLayer):
+    """A layer's keys and values, (R, heads, width, D), allocated once; the first `used` of `width` places are taken."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -103,7 +103,7 @@ def sample(
 
     P = prompts.input_ids.shape[1]
     width = P + G * (max_completion_length - 1)
-    cache = Cache(layers=[Room(width) for _ in range(lm.config.num_hidden_layers)])
+    cache = Cache(layers=[KVCacheLayer(width) for _ in range(lm.config.num_hidden_layers)])
     prompt_mask = prompts.attention_mask.bool()  # (B, P)
     hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask), cache)
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)

@@ -1,4 +1,4 @@
-"""Another engine samples in place of ours: trainer and evaluation ask nothing of it but `sync_weights` and `generate`."""
+"""Another engine samples in place of ours; trainer and evaluation call only `sync_weights` and `generate` on it."""
 
 import pytest
 import torch
