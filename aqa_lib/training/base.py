@@ -113,8 +113,8 @@ class QuestionTrainer(HookedTrainer):
             self.args.eval_on_start, self.args.save_total_limit = asks, self._save_total_limit
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
-                f"stopped after step {self.state.global_step}, which is saved in {run}; resume with "
-                "train(resume_from_checkpoint=True), or in a shell with the same command and --resume."
+                f"stopped after step {self.state.global_step}, which is saved in {run}; to resume, call "
+                "train(resume_from_checkpoint=True), or in a shell run the same command with --resume."
             )
         return result
 
