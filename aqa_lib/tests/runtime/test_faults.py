@@ -83,7 +83,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch,
     model.load_state_dict(start, strict=False)
     interrupt_at(2, monkeypatch)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"after step 2, .*to resume, call train\(resume_from_checkpoint=True\)"):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 2, .*call train\(resume_from_checkpoint=True\)"):
         train(**options)
     assert signal.getsignal(signal.SIGINT) is before
     model.load_state_dict(start, strict=False)
