@@ -1,8 +1,9 @@
 """Attend from each of G answers to their one prompt and to itself, without scoring the answers against each other.
 
-`model -> [attention] -> loss`. In a row `[prompt, answer 1 ... answer G]` a mask hides the answers from each other, but
+`model -> [attention] -> logps`. In a row `[prompt, answer 1 ... answer G]` a mask hides answers from each other, but
 what it hides has been computed: for 8 answers of 256 tokens behind a prompt of 280 that is four fifths of the scores.
-Here the answers are set beside each other for the attention alone; all other layers go on seeing one row.
+Here the answers are batched for the attention alone; all other layers still see one row. `model.load` sets this
+attention once; without `answers` it is transformers' sdpa.
 """
 
 from dataclasses import dataclass
@@ -17,59 +18,59 @@ NAME = "sdpa_answers"  # of the attention, in a config's _attn_implementation
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Where the tokens of G answers to each of B prompts stand in rows of P + K tokens, prompts first.
+class SeparateAnswers:
+    """Where the tokens of G answers to each of B prompts are in rows of T = P + K tokens, prompts first.
 
-    prompt_mask: (B, 1, P, P) bool, who sees whom among a prompt's tokens. mask: (B * G, 1, L, P + L) bool, which of
-    the prompt's and of its own tokens an answer's token sees. place: (B, G, L), a token's place in its row, anything
-    where an answer has ended. order: (B, K), for each place behind the prompt its token's index into (G * L).
+    prompt_mask: (B, 1, P, P) bool, which of a prompt's tokens see which. mask: (B * G, 1, C, P + C) bool, which of the
+    prompt's and of its own tokens an answer's token sees. index: (B, G, C), a token's index in its row, anything where
+    an answer has ended. order: (B, K), for each index behind the prompt its token's index into (G * C).
     """
 
     prompt_mask: Tensor
     mask: Tensor
-    place: Tensor
+    index: Tensor
     order: Tensor
 
 
-def pays(P: int, G: int, L: int, K: int) -> bool:
-    """Tell whether it halves the scores to set G answers of L places and K tokens in all apart.
+def pays(P: int, G: int, C: int, K: int) -> bool:
+    """Tell whether it halves the scores to attend from G answers of up to C and in all K tokens one by one.
 
     It costs G copies of the prompt's keys and values.
 
     >>> pays(280, 8, 256, 2048), pays(280, 8, 12, 96)
     (True, False)
     """
-    return 2 * (P * P + G * L * (P + L)) < (P + K) ** 2
+    return 2 * (P * P + G * C * (P + C)) < (P + K) ** 2
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs):
-    """Do as transformers' sdpa attention does, apart where it is given `answers`.
+    """Attend as transformers' sdpa attention does, or where it is given `answers`, from one answer at a time.
 
     query, key, value: (B, heads, T, D). Returns (B, T, heads, D), and None for the weights.
     """
-    answers: Answers | None = kwargs.pop("answers", None)
+    answers: SeparateAnswers | None = kwargs.pop("answers", None)
     if answers is None:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     P = answers.prompt_mask.shape[-1]
     prompt = (x[:, :, :P] for x in (query, key, value))
     first, _ = sdpa_attention_forward(module, *prompt, answers.prompt_mask, **kwargs)
 
-    B, G, L = answers.place.shape
+    B, G, C = answers.index.shape
     row = torch.arange(B, device=query.device)[:, None]
-    places = (row * query.shape[2] + answers.place.flatten(1)).flatten()  # (B * G * L,)
+    indices = (row * query.shape[2] + answers.index.flatten(1)).flatten()  # (B * G * C,)
 
-    def own(x: Tensor) -> Tensor:  # (B, h, T, D) to (B, G, h, L, D)
-        rows = x.transpose(1, 2).flatten(0, 1).index_select(0, places)  # (B * G * L, h, D)
-        return rows.unflatten(0, (B, G, L)).transpose(2, 3)
+    def own(x: Tensor) -> Tensor:  # (B, heads, T, D) to (B, G, heads, C, D)
+        rows = x.transpose(1, 2).flatten(0, 1).index_select(0, indices)  # (B * G * C, heads, D)
+        return rows.unflatten(0, (B, G, C)).transpose(2, 3)
 
-    def seen(x: Tensor) -> Tensor:  # (B, h, T, D) to (B * G, h, P + L, D)
+    def seen(x: Tensor) -> Tensor:  # (B, heads, T, D) to (B * G, heads, P + C, D)
         prompt = x[:, None, :, :P].expand(-1, G, -1, -1, -1)
         return torch.cat([prompt, own(x)], 3).flatten(0, 1)
 
-    asked = own(query).flatten(0, 1)  # (B * G, h, L, D)
+    asked = own(query).flatten(0, 1)  # (B * G, heads, C, D)
     rest, _ = sdpa_attention_forward(module, asked, seen(key), seen(value), answers.mask, **kwargs)
-    back = (row * (G * L) + answers.order).flatten()
-    rest = rest.flatten(0, 1).index_select(0, back).unflatten(0, (B, -1))  # (B, K, h, D)
+    back = (row * (G * C) + answers.order).flatten()
+    rest = rest.flatten(0, 1).index_select(0, back).unflatten(0, (B, -1))  # (B, K, heads, D)
     return torch.cat([first, rest], 1), None
 
 

@@ -45,7 +45,7 @@ from .dataset import Question
 from .grpo import GRPOConfig, GRPOTrainer
 from .inputs import Example, Prompts, Rollouts, collate
 from .logps import completion_logps
-from .model import encode_audio, parts
+from .model import encode_audio, parts, use_own_attention
 from .runtime import files
 from .tiny import pretrain
 from .training.data import Examples
@@ -95,6 +95,7 @@ def build(size: str, device="cpu", dtype=torch.float32, layers: int | None = Non
             model = Qwen2AudioForConditionalGeneration(config(size, layers))
     finally:
         torch.set_default_dtype(before)
+    use_own_attention(model)
     model.generation_config.update(eos_token_id=model.config.text_config.vocab_size, pad_token_id=0)
     return model
 

@@ -1,6 +1,6 @@
 """Turn questions into the tensors that travel: prompts with their mels, and the answers that were sampled to them.
 
-`audio, prompt -> [inputs] -> model -> rollout -> reward -> loss`. Everything here is data and how it is batched;
+`families, prompt -> [inputs] -> model -> rollout -> reward -> loss`. Everything here is data and how it is batched;
 nothing runs a model. One letter means one dimension, here and in every module behind:
 
     B  questions (prompts) of a batch       P  prompt tokens, padded on the left
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import audio, prompt
+from . import audio, families, prompt
 from .audio import Clip
 from .dataset import Question
 from .runtime.errors import AqaError
@@ -56,8 +56,9 @@ class Prompts:
     """A batch of prompts, padded on the left.
 
     input_ids, attention_mask: (B, P). input_features: (A, M, F) mels of the clips in reading order, and
-    feature_lengths: (A,) their valid frames; both None in a batch without audio. audio_embeds: (A, N, H), the clips'
-    audio tokens padded on the right, where they were encoded before; they then stand in for input_features.
+    feature_lengths: (A,) their valid frames; None in a batch without audio. audio_embeds: (A, N, H), the clips' audio
+    tokens padded on the right, and audio_lengths: (A,) how many are valid, where clips were encoded before: these two
+    then stand in for the mels.
     """
 
     input_ids: Tensor
@@ -65,6 +66,7 @@ class Prompts:
     input_features: Tensor | None = None
     feature_lengths: Tensor | None = None
     audio_embeds: Tensor | None = None
+    audio_lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -86,14 +88,14 @@ class Prompts:
         mask = self.attention_mask[rows]
         width = int(mask.sum(1).max())
         kept = Prompts(self.input_ids[rows][:, -width:], mask[:, -width:])
-        if self.feature_lengths is None:
-            return kept
-        lengths = self.feature_lengths[rows]
         if self.audio_embeds is not None:
-            tokens = audio.num_audio_tokens(int(lengths.max()))
-            return replace(kept, feature_lengths=lengths, audio_embeds=self.audio_embeds[rows, :tokens])
-        frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
-        return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
+            lengths = self.audio_lengths[rows]
+            return replace(kept, audio_embeds=self.audio_embeds[rows, : int(lengths.max())], audio_lengths=lengths)
+        if self.input_features is not None:
+            lengths = self.feature_lengths[rows]
+            frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
+            return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Rollouts:
 
 def max_seconds(processor) -> float:
     """Return the longest clip that a model hears, in seconds."""
-    return float(processor.feature_extractor.chunk_length)
+    return families.of_processor(processor).max_seconds(processor)
 
 
 def prepare(processor, question: Question, style: int = 2, heard: str = "heard") -> Example:
@@ -145,17 +147,15 @@ def prepare(processor, question: Question, style: int = 2, heard: str = "heard")
 
 
 def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
-    """Render chat messages to token ids, with one audio token for every 40 ms of the clip."""
+    """Render chat messages to token ids, with as many audio tokens as the model makes of the clip."""
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     frames, mel = 0, None
     if clip is not None:
-        extractor = processor.feature_extractor
-        mel = audio.log_mel(clip.wave, extractor.feature_size, extractor.chunk_length)
-        frames = audio.num_frames(len(clip.wave))
-        token = processor.audio_token
+        family, token = families.of_processor(processor), processor.audio_token
+        mel, frames = family.mel(processor, clip.wave)
         if (count := text.count(token)) != 1:
             raise InputError(f"the prompt contains {token} {count} times instead of once; remove it from the text.")
-        text = text.replace(token, token * audio.num_audio_tokens(frames))
+        text = text.replace(token, token * family.num_audio_tokens(frames))
     ids = processor.tokenizer(text, add_special_tokens=False).input_ids
     return Example(ids, mel, frames, clip.notes if clip else ())
 

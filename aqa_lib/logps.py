@@ -1,6 +1,6 @@
 """Compute the log-probability of every answer token, each prompt run once for all of its answers.
 
-`rollout -> [logps] -> loss`. The report (and TRL) run the prompt again for each of its G answers; here one row
+`rollout -> [logps] -> loss`. The paper (and TRL) run the prompt again for each of its G answers; here one row
 `[prompt, answer 1 ... answer G]` with a mask and restarted positions gives the same log-probabilities and the same
 gradients, and the head is applied to the answers' positions alone. Of long answers even what the mask would hide is not
 computed (`attention`).
@@ -11,63 +11,63 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import attention
-from .attention import Answers
+from .attention import SeparateAnswers
 from .inputs import Rollouts, positions
 from .model import backbone, embed, parts
 from .runtime import distributed
 
 
 def shared_row(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay G answers behind one prompt: who sees whom, where each token stands, and which token that is.
+    """Lay G answers behind one prompt: which token sees which, each token's position, and which token it is.
 
     prompt_mask: (B, P), completion_mask: (B, G, C). Answers are packed without padding between them, so a row has
     T = P + K tokens, K the most answer tokens of any row. Returns the attention mask, (B, 1, T, T) bool; position ids,
-    (B, T); and for the K places the token's index into the flattened (G * C) answers, (B, K), padded ones last.
-    Each answer sees the prompt and itself, and counts on from the prompt.
+    (B, T); and for each of the K packed tokens its index into the flattened (G * C) answers, (B, K), padding last.
+    Each answer sees the prompt and itself, and its positions continue the prompt's.
 
-    >>> mask, place, order = shared_row(torch.ones(1, 2), torch.tensor([[[1, 1], [1, 0]]]))
+    >>> mask, position_ids, order = shared_row(torch.ones(1, 2), torch.tensor([[[1, 1], [1, 0]]]))
     >>> mask.int()[0, 0]
     tensor([[1, 0, 0, 0, 0],
             [1, 1, 0, 0, 0],
             [1, 1, 1, 0, 0],
             [1, 1, 1, 1, 0],
             [1, 1, 0, 0, 1]], dtype=torch.int32)
-    >>> place, order
+    >>> position_ids, order
     (tensor([[0, 1, 2, 3, 2]]), tensor([[0, 1, 2]]))
     """
-    order, place = _pack(prompt_mask, completion_mask)
+    order, position_ids = _pack(prompt_mask, completion_mask)
     (B, P), K, C = prompt_mask.shape, order.shape[1], completion_mask.shape[2]
     answer = torch.cat([order.new_full((B, P), -1), order // C], 1)  # (B, T), -1 for the prompt
     related = (answer[:, :, None] == answer[:, None]) | (answer[:, None] == -1)  # key: same answer, or the prompt
-    seen = torch.cat([prompt_mask.bool(), completion_mask.bool().flatten(1).gather(1, order)], 1)  # (B, T)
-    mask = related.tril() & seen[:, None]
+    real = torch.cat([prompt_mask.bool(), completion_mask.bool().flatten(1).gather(1, order)], 1)  # (B, T)
+    mask = related.tril() & real[:, None]
     mask |= torch.eye(P + K, dtype=torch.bool, device=order.device)  # padding sees itself: softmax of nothing is NaN
-    return mask[:, None], place, order
+    return mask[:, None], position_ids, order
 
 
-def answers_apart(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Answers, Tensor, Tensor]:
+def separate_answers(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[SeparateAnswers, Tensor, Tensor]:
     """Lay out the same row for an attention that takes one answer at a time, and never scores it against another."""
-    order, place = _pack(prompt_mask, completion_mask)
-    (B, P), (_, G, L) = prompt_mask.shape, completion_mask.shape
-    seen = prompt_mask.bool()[:, None]  # (B, 1, P)
-    ones = torch.ones(max(P, L), max(P, L), dtype=torch.bool, device=order.device)
-    among = ones[:P, :P].tril() & seen | torch.eye(P, dtype=torch.bool, device=order.device)
-    before = seen[:, None].expand(B, G, L, P)
-    own = ones[:L, :L].tril().expand(B, G, L, L)
-    mask = torch.cat([before, own], 3).flatten(0, 1)[:, None]  # (B * G, 1, L, P + L)
-    return Answers(among[:, None], mask, _places(order, P, G, L), order), place, order
+    order, position_ids = _pack(prompt_mask, completion_mask)
+    (B, P), (_, G, C) = prompt_mask.shape, completion_mask.shape
+    real = prompt_mask.bool()[:, None]  # (B, 1, P)
+    ones = torch.ones(max(P, C), max(P, C), dtype=torch.bool, device=order.device)
+    among = ones[:P, :P].tril() & real | torch.eye(P, dtype=torch.bool, device=order.device)
+    before = real[:, None].expand(B, G, C, P)
+    own = ones[:C, :C].tril().expand(B, G, C, C)
+    mask = torch.cat([before, own], 3).flatten(0, 1)[:, None]  # (B * G, 1, C, P + C)
+    return SeparateAnswers(among[:, None], mask, _row_index(order, P, G, C), order), position_ids, order
 
 
 def _pack(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Put the answers' tokens behind each other: (B, K) indices into (G * C), and (B, P + K) position ids."""
     C, real = completion_mask.shape[2], completion_mask.bool().flatten(1)  # (B, G * C)
     order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
-    place = prompt_mask.sum(1, keepdim=True).long() + order % C
-    return order, torch.cat([positions(prompt_mask).long(), place], 1)
+    behind = prompt_mask.sum(1, keepdim=True).long() + order % C
+    return order, torch.cat([positions(prompt_mask).long(), behind], 1)
 
 
-def _places(order: Tensor, P: int, G: int, C: int) -> Tensor:
-    """Tell where in its row each answer's token was put, (B, G, C); 0 where it was not."""
+def _row_index(order: Tensor, P: int, G: int, C: int) -> Tensor:
+    """Tell at which index of its row each answer's token was put, (B, G, C); 0 where it was not."""
     behind = P + torch.arange(order.shape[1], device=order.device).expand_as(order)
     return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
 
@@ -85,19 +85,19 @@ def completion_logps(
     (B, G, C), P = ids.shape, prompts.input_ids.shape[1]
     # An answer's last token predicts nothing, so only those with a successor are run.
     fed = mask[..., 1:]
-    apart = attention.pays(P, G, C - 1, int(fed.sum((1, 2)).max()))
-    sees, place, order = (answers_apart if apart else shared_row)(prompts.attention_mask, fed)
+    separate = attention.pays(P, G, C - 1, int(fed.sum((1, 2)).max()))
+    row_mask, position_ids, order = (separate_answers if separate else shared_row)(prompts.attention_mask, fed)
     fed = ids[..., :-1].flatten(1).gather(1, order)  # (B, K)
     table = parts(model).language_model.get_input_embeddings()
-    hidden = backbone(model, torch.cat([embed(model, prompts), table(fed)], 1), sees, place)  # (B, P + K, H)
+    hidden = backbone(model, torch.cat([embed(model, prompts), table(fed)], 1), row_mask, position_ids)  # (B, T, H)
 
     # Token (g, 0) is predicted at the prompt's end, token (g, t) where token (g, t - 1) was packed.
-    source = nn.functional.pad(_places(order, P, G, C - 1), (1, 0), value=P - 1)  # (B, G, C)
+    source = nn.functional.pad(_row_index(order, P, G, C - 1), (1, 0), value=P - 1)  # (B, G, C)
     row = torch.arange(B, device=ids.device)[:, None, None].expand_as(source)
-    hidden, targets = hidden[row[mask], source[mask]], ids[mask]  # (N, H), (N,)
+    hidden, targets = hidden[row[mask], source[mask]], ids[mask]  # (n, H), (n,) for the n tokens of all answers
     head = parts(model).head
     chunks = list(zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True))
-    if len(chunks) == 1:  # fits: nothing need be recomputed
+    if len(chunks) == 1:  # nothing needs to be recomputed
         pieces = [_logps(head, hidden, targets, temperature)]
     else:
         pieces = [checkpoint(_logps, head, *chunk, temperature, use_reentrant=False) for chunk in chunks]
@@ -107,7 +107,7 @@ def completion_logps(
 
 
 def _logps(head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logps = (head(hidden).float() / temperature).log_softmax(-1)  # (N, V)
+    logps = (head(hidden).float() / temperature).log_softmax(-1)  # (n, V)
     with torch.no_grad():
         entropy = -(logps.exp() * logps).sum(-1)
     return logps.gather(1, targets[:, None]).squeeze(1), entropy

@@ -1,17 +1,12 @@
-"""Load Qwen2-Audio at any scale, and reach the four parts that training needs.
+"""Load an audio model at any scale, check it, and reach the parts that training needs.
 
-`dataset -> prompt -> [model] -> rollout -> loss`. This module alone knows transformers' Qwen2-Audio: everything to
-its right sees `parts` (audio tower, projector, language model, head) and `embed`. It deviates from transformers in
-one way: the audio tower runs on the clips' own length instead of on 30 s, which gives the same numbers (padding is
-masked in Qwen2-Audio) for a third of the work on a 10 s clip.
-
-Another audio model of transformers needs its parts named in `parts`, the call of its own encoder in `encode_audio`,
-and Whisper's mels and one audio token for 40 ms, as Audio Flamingo 3 has (tests/test_other_model.py trains one).
+`inputs -> [model] -> rollout -> logps -> loss`. Everything to its right sees `parts` (audio tower, projector, language
+model, head), `embed` and `backbone`; what differs between Qwen2-Audio and other audio models is in `families`. It
+deviates from transformers in one way: clips are encoded apart from the text, and the head is left to the caller.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,15 +25,16 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from . import attention, audio, prompt
+from . import attention, audio, families, prompt
 from .audio import Clip
 from .dataset import Question
+from .families import Parts
 from .inputs import Prompts, collate, encode, positions
 from .runtime.errors import AqaError
 
 PARTS = ("audio_tower", "projector", "language_model")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+SAFE = {"trust_remote_code": False}  # said aloud: left open, transformers asks whether to run a model's own code
 
 logger = logging.get_logger(__name__)
 # peft (0.19) asks by the old name, transformers (5.23) tells the user
@@ -46,31 +42,21 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 
 class ModelError(AqaError):
-    """A model that cannot be used; its one sentence says why and what to do."""
+    """A model that cannot be used; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The surface through which this package reaches a model."""
-
-    audio_tower: nn.Module
-    projector: nn.Module
-    language_model: nn.Module
-    head: nn.Module
-    audio_token_id: int
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Look through a LoRA wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def parts(model: nn.Module) -> Parts:
     """Name the parts of a model, looking through a LoRA wrapper."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body = model.model
-    return Parts(
-        body.audio_tower,
-        body.multi_modal_projector,
-        body.language_model,
-        model.lm_head,
-        model.config.audio_token_id,
-    )
+    model = unwrapped(model)
+    return families.named(model.config.model_type).parts(model)
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 
 def load(
@@ -82,27 +68,58 @@ def load(
     quantization: str | None = None,
     check: bool = True,
 ):
-    """Load `(model, processor)` from a hub id or a folder, with every trap of the class looked for.
+    """Load `(model, processor)` from a hub id or a folder, and check it for this class's known pitfalls.
 
-    dtype: of the weights ("auto": as saved). train: which of `PARTS` learn; the rest is frozen. lora: arguments of
-    `peft.LoraConfig` (rank 8 on the language model's linear layers where not said otherwise), which freezes all
-    else. quantization: "4bit" (needs bitsandbytes; trained so on a CPU, at a tiny size, and not yet on a GPU). Raises
-    ModelError if the folder is none, the class is not an audio model or lacks weights, the head is tied, a special
+    dtype: of the weights ("auto": as saved). train: which of `PARTS` to train; the rest is frozen. lora: arguments of
+    `peft.LoraConfig` (rank 8 on the language model's linear layers by default), which freezes everything else.
+    quantization: "4bit" (needs bitsandbytes; trained so on a CPU, at a tiny size, and not yet on a GPU). Raises
+    ModelError if there is no such folder, the class is not an audio model or lacks weights, the head is tied, a special
     token is missing, or the model is deaf.
     """
+    _refuse_arguments(train, quantization)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    saved_adapter = (Path(name_or_path) / "adapter_config.json").is_file()  # a folder that LoRA training saved
+    model, processor = _read(str(name_or_path), saved_adapter, dtype, device, quantization)
+    use_own_attention(model)
+    if not quantization:
+        model.to(device)
+    elif device.type == "cpu":
+        for module in model.modules():
+            # bitsandbytes otherwise repacks 4-bit weights on the first eval pass, and gradients no longer flow through
+            module.support_avx512bf16_for_cpu = False
+    if saved_adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(name_or_path), is_trainable=True)
+        if not quantization:
+            model = model.merge_and_unload()
+    processor.tokenizer.padding_side = "left"
+    if check:
+        check_model(model, processor)
+    if hasattr(model, "disable_adapter"):  # the adapters of a 4-bit model continue to train
+        return model, processor
+    if lora is None:
+        choose_trainable(model, train)
+        return model, processor
+    return add_adapters(model, **lora), processor
+
+
+def _refuse_arguments(train: Sequence[str], quantization: str | None) -> None:
     if (release := version("transformers")) in TIES_THE_HEAD:
         raise ModelError(
             f"transformers {release} ties Qwen2-Audio's head to its embeddings by mistake; "
             "install another release (pip install 'transformers>=5.11')."
         )
-    unknown = set(train) - set(PARTS)
-    if unknown:
+    if unknown := set(train) - set(PARTS):
         raise ModelError(f"no part named {', '.join(sorted(unknown))} to train; choose from {', '.join(PARTS)}.")
     if quantization not in (None, "4bit"):
         raise ModelError(f"quantization {quantization!r} is unknown; choose '4bit' or leave it out.")
     if quantization and find_spec("bitsandbytes") is None:
         raise ModelError("quantization 4bit needs bitsandbytes; pip install bitsandbytes, or leave quantization out.")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantization: str | None):
+    """Read a base model and its processor from the hub or a disk; raise ModelError where that cannot be done."""
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantization:
         half = half_precision()
@@ -113,56 +130,32 @@ def load(
             bnb_4bit_use_double_quant=True,
         )
         options |= {"device_map": {"": device}, "dtype": half}
-    adapter = Path(name_or_path) / "adapter_config.json"  # a folder that LoRA training saved
     try:
-        if adapter.is_file():
+        base = name
+        if saved_adapter:
             from peft import PeftConfig
 
-            base = PeftConfig.from_pretrained(str(name_or_path)).base_model_name_or_path
-        else:
-            base = str(name_or_path)
-        # said aloud: left open, transformers asks at the keyboard whether to run a model's own code
-        safe = {"trust_remote_code": False}
-        config = AutoConfig.from_pretrained(base, **safe)
-        processor = AutoProcessor.from_pretrained(str(name_or_path) if adapter.is_file() else base, **safe)
-        model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **safe, **options)
+            base = PeftConfig.from_pretrained(name).base_model_name_or_path
+        config = AutoConfig.from_pretrained(base, **SAFE)
+        family = families.named(config.model_type)
+        processor = AutoProcessor.from_pretrained(name if saved_adapter else base, **SAFE)
+        model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **SAFE, **options)
+    except families.FamilyError as error:
+        raise ModelError(f"{name}: {error}") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"{name_or_path}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
+            f"{name}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
             "or a folder that save_pretrained wrote."
         ) from error
-    if not hasattr(processor, "audio_token") or not hasattr(getattr(model, "model", None), "audio_tower"):
-        raise ModelError(f"{name_or_path}: a {config.model_type} model, which hears nothing; give an audio model.")
+    if type(processor).__name__ != family.processor:
+        raise ModelError(f"{name}: has a {type(processor).__name__} instead of a {family.processor}; save both again.")
     if lost := sorted(found["missing_keys"]):
         raise ModelError(
-            f"{name_or_path}: {len(lost)} weights are missing, {lost[0]} among them, and would be random; "
+            f"{name}: {len(lost)} weights are missing, {lost[0]} among them, and would be random; "
             "download or save the model again."
         )
-    if not quantization:
-        model.to(device)
-    elif device.type == "cpu":
-        for module in model.modules():
-            # else bitsandbytes repacks the weights where it can, and no gradient passes them after an evaluation
-            module.support_avx512bf16_for_cpu = False
-    if adapter.is_file():
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(name_or_path), is_trainable=True)
-        if not quantization:
-            model = model.merge_and_unload()
-    processor.tokenizer.padding_side = "left"
-    if check:
-        check_model(model, processor)
-    if hasattr(model, "disable_adapter"):  # the adapters of a 4-bit model go on learning
-        return model, processor
-    if lora is None:
-        choose_trainable(model, train)
-        return model, processor
-    from peft import LoraConfig, get_peft_model
-
-    options = {"r": 8, "target_modules": LORA_TARGETS, "task_type": "CAUSAL_LM"} | lora
-    return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options)), processor
+    return model, processor
 
 
 def auto_class(config):
@@ -171,14 +164,19 @@ def auto_class(config):
 
 
 def half_precision() -> torch.dtype:
-    """Name the half precision to compute in: bfloat16, or float16 on GPUs that can only emulate it (a T4)."""
+    """Return the half precision to compute in: bfloat16, or float16 on GPUs that can only emulate it (a T4)."""
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
 
 
+def use_own_attention(model: nn.Module) -> None:
+    """Let a language model attend from answers one by one where it is told to (`attention`); else nothing changes."""
+    parts(model).language_model.set_attn_implementation(attention.NAME)
+
+
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
-    """Let only the named `PARTS` learn; the head learns with the language model."""
+    """Train only the named `PARTS`; the head is trained with the language model."""
     p = parts(model)
     for part, modules in {
         "audio_tower": [p.audio_tower],
@@ -187,8 +185,20 @@ def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
     }.items():
         for module in modules:
             module.requires_grad_(part in train)
-    if hasattr(p.audio_tower, "embed_positions"):
-        p.audio_tower.embed_positions.requires_grad_(False)  # sinusoids, constant in Whisper too
+    for module in families.named(model.config.model_type).constants(model):
+        module.requires_grad_(False)
+
+
+def add_adapters(model: nn.Module, **lora) -> nn.Module:
+    """Freeze a model, and wrap it in adapters to train. lora: arguments of `peft.LoraConfig`."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = families.named(model.config.model_type).lora_targets
+    options = {"r": 8, "target_modules": targets, "task_type": "CAUSAL_LM"} | lora
+    return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options))
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
 
 
 def check_model(model: nn.Module, processor) -> None:
@@ -227,74 +237,54 @@ def hearing(model: nn.Module, processor) -> float:
     return float((logits[0] - logits[1]).abs().max())
 
 
+# -- running -----------------------------------------------------------------------------------------------------------
+
+
 def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
     """Run the audio tower and the projector on clips of any length.
 
     features: (A, M, F) with F at least each clip's frames + 2 (or the model's longest); lengths: (A,) valid frames.
-    Returns (N, H): the audio tokens of all clips, one after the other. Equal to transformers' padded and masked run.
+    Returns the audio tokens of all clips, one clip after the other, (sum of N, H): those of the model's own forward.
     """
-    p = parts(model)
-    tower = p.audio_tower
-    if tower.config.model_type != "qwen2_audio_encoder":
-        return _encode_padded(model, features, lengths)
-    counts = audio.num_positions(lengths)  # (A,)
-    width = int(counts.max())
-    hidden = nn.functional.gelu(tower.conv1(features.to(tower.conv1.weight.dtype)))
-    hidden = nn.functional.gelu(tower.conv2(hidden))[..., :width].transpose(1, 2)  # (A, width, D)
-    hidden = hidden + tower.embed_positions.weight[:width]
-    hidden = nn.functional.dropout(hidden, p=tower.dropout, training=tower.training)
-    mask = None
-    if int(counts.min()) < width:  # shorter clips must not see their padding
-        mask = (torch.arange(width, device=counts.device) < counts[:, None])[:, None, None]  # (A, 1, 1, width)
-    for layer in tower.layers:
-        hidden = layer(hidden, mask)
-    hidden = tower.layer_norm(tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2))  # (A, width // 2, D)
-    kept = torch.arange(hidden.shape[1], device=counts.device) < (counts // 2)[:, None]
-    return p.projector(hidden[kept])
-
-
-def _encode_padded(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
-    """Let another model encode clips in its own way: at the longest length that it knows, with a mask."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    longest = 2 * model.model.audio_tower.config.max_source_positions  # frames
-    features = nn.functional.pad(features[..., :longest], (0, max(longest - features.shape[-1], 0)))
-    mask = torch.arange(longest, device=lengths.device) < lengths[:, None]  # (A, longest)
-    return model.get_audio_features(features.to(model.dtype), mask).pooler_output
+    model = unwrapped(model)
+    return families.named(model.config.model_type).encode_audio(model, features, lengths)
 
 
 def embed(model: nn.Module, prompts: Prompts) -> Tensor:
-    """Embed prompts, (B, P, H), each clip's audio tokens in the places that hold them."""
+    """Embed prompts, (B, P, H), each clip's audio tokens in the positions that stand for them."""
     p = parts(model)
     embeds = p.language_model.get_input_embeddings()(prompts.input_ids)
-    if prompts.feature_lengths is None:
-        return embeds
-    if prompts.audio_embeds is None:
+    if prompts.audio_embeds is not None:
+        tokens = torch.arange(prompts.audio_embeds.shape[1], device=embeds.device)
+        heard = prompts.audio_embeds[tokens < prompts.audio_lengths[:, None]]  # (sum of N, H)
+    elif prompts.input_features is not None:
         heard = encode_audio(model, prompts.input_features, prompts.feature_lengths)
     else:
-        tokens = torch.arange(prompts.audio_embeds.shape[1], device=embeds.device)
-        heard = prompts.audio_embeds[tokens < audio.num_audio_tokens(prompts.feature_lengths)[:, None]]
-    places = prompts.input_ids == p.audio_token_id
-    if int(places.sum()) != len(heard):
-        raise ModelError(f"{int(places.sum())} places for {len(heard)} audio tokens; make prompts with inputs.prepare.")
-    return embeds.masked_scatter(places[..., None], heard.to(embeds.dtype))
+        return embeds
+    placeholders = prompts.input_ids == p.audio_token_id
+    if (count := int(placeholders.sum())) != len(heard):
+        raise ModelError(f"{count} positions for {len(heard)} audio tokens; make prompts with inputs.prepare.")
+    return embeds.masked_scatter(placeholders[..., None], heard.to(embeds.dtype))
 
 
-def backbone(model: nn.Module, embeds: Tensor, sees: Tensor | attention.Answers, position_ids: Tensor, cache=None):
+def backbone(
+    model: nn.Module, embeds: Tensor, mask: Tensor | attention.SeparateAnswers, position_ids: Tensor, cache=None
+):
     """Run the language model without its head: (B, T, H) to (B, T, H).
 
-    sees: (B, T) of real tokens, or (B, 1, T, keys) bool saying who sees whom, or where answers stand in rows that they
-    share. cache: filled as it goes.
+    mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying which key each token sees, or how answers that share a
+    row are to be attended from one by one. cache: filled on the way.
     """
     lm = parts(model).language_model
-    if isinstance(sees, attention.Answers):
-        lm.config._attn_implementation = attention.NAME
-        sees = {"attention_mask": sees.prompt_mask, "answers": sees}
-    else:
-        sees = {"attention_mask": sees}
+    options = {"attention_mask": mask}
+    if isinstance(mask, attention.SeparateAnswers):
+        if lm.config._attn_implementation != attention.NAME:
+            raise ModelError("this model does not attend from answers one by one; load it with model.load.")
+        options = {"attention_mask": mask.prompt_mask, "answers": mask}
     return lm(
         inputs_embeds=embeds,
         position_ids=position_ids,
         past_key_values=cache,
         use_cache=cache is not None,
-        **sees,
+        **options,
     ).last_hidden_state

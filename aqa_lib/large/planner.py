@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoConfig, Qwen2AudioConfig
 
 from .. import attention
-from ..model import LORA_TARGETS, auto_class, choose_trainable, parts
+from ..model import add_adapters, auto_class, choose_trainable, parts
 from .masters import MASTERS, refusal
 
 GB = 1e9
@@ -57,12 +57,10 @@ def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: 
     dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
         model = auto_class(config).from_config(config, dtype=dtype)
-        if lora_r is None:
-            choose_trainable(model, train)
-            return model
-        from peft import LoraConfig, get_peft_model
-
-        return get_peft_model(model, LoraConfig(r=lora_r, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"))
+        if lora_r is not None:
+            return add_adapters(model, r=lora_r)
+        choose_trainable(model, train)
+        return model
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_groups_without_deviation_are_left_out_and_nothing_changes(train, model,
     """The third question's answers are all rewarded alike: with beta 0 its gradient is zero anyway."""
 
     def uneven(prompts, completions, id, **columns):
-        return [0.0 if i == "q2" else float(len(c[0]["content"])) for i, c in zip(id, completions, strict=True)]
+        return [0.0 if i == "q2" else float(number) for number, i in enumerate(id)]
 
     start = {k: v.clone() for k, v in model.state_dict().items()}
     cut, found, taken = GRPOTrainer._micro_batches, [], ([], [])

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from aqa_lib import inputs, logps
 from aqa_lib import model as models
 from aqa_lib.inputs import Rollouts
-from aqa_lib.logps import answers_apart, completion_logps, shared_row
+from aqa_lib.logps import completion_logps, separate_answers, shared_row
 
 
 def repeated_logps(model, rollouts):
@@ -47,7 +47,7 @@ def long_rollouts(prompts):
 def test_shared_prompts_equal_repeated_ones(model, request, length, checkpointing, chunk_size, monkeypatch):
     """In one masked row (short answers), and with the answers' attention taken apart (long ones)."""
     rollouts, apart = request.getfixturevalue("long_rollouts" if length == "long" else "rollouts"), []
-    monkeypatch.setattr(logps, "answers_apart", lambda *masks: apart.append(masks) or answers_apart(*masks))
+    monkeypatch.setattr(logps, "separate_answers", lambda *masks: apart.append(masks) or separate_answers(*masks))
     model.train()
     weights = torch.randn(rollouts.mask.shape, generator=torch.Generator().manual_seed(1))
     theirs = repeated_logps(model, rollouts)

@@ -9,7 +9,7 @@ from transformers import (
     AudioFlamingo3Processor,
 )
 
-from aqa_lib import inputs, prompt
+from aqa_lib import audio, families, inputs, prompt
 from aqa_lib import model as models
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.large import planner
@@ -78,3 +78,39 @@ def test_it_trains(folder, questions, tmp_path):
     again, _ = models.load(tmp_path)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
     assert planner.Anatomy.of(model).audio_tokens == 75
+
+
+def test_a_family_is_found_by_its_name_and_a_stranger_is_named(folder, processor):
+    model, other = models.load(folder)
+    for found in (families.of_processor(other), families.named(model.config.model_type)):
+        assert type(found) is families.AudioFlamingo3
+    assert type(families.of_processor(processor)) is families.Qwen2Audio
+    with pytest.raises(
+        families.FamilyError, match=r"whisper model is none .*\(qwen2_audio, audioflamingo3\).*families"
+    ):
+        families.named("whisper")
+    with pytest.raises(families.FamilyError, match="object belongs to no audio model"):
+        families.of_processor(object())
+
+
+def test_a_new_family_needs_nothing_but_its_class(folder, questions, monkeypatch, tmp_path):
+    """One that hears half as many tokens, every other: prompts, sampling, training and the cache take it as it is."""
+
+    class Half(families.AudioFlamingo3):
+        def num_audio_tokens(self, frames):
+            return -(-super().num_audio_tokens(frames) // 2)
+
+        def encode_audio(self, model, features, lengths):
+            counts = [audio.num_audio_tokens(int(frames)) for frames in lengths]
+            clips = super().encode_audio(model, features, lengths).split(counts)
+            return torch.cat([tokens[::2] for tokens in clips])
+
+    monkeypatch.setattr(families, "FAMILIES", (Half(),))
+    for train in (models.PARTS, ("language_model",)):  # the second with audio tokens from the cache
+        model, processor = models.load(folder, train=train)
+        args = config(tmp_path / train[0], max_steps=1, beta=0.0)
+        trainer = GRPOTrainer(model, processor, [length_reward], args, questions)
+        trainer.train()
+        assert trainer.audio_cache.frozen == bool(trainer.audio_cache.kept) == (train == ("language_model",))
+    ids = inputs.prepare(processor, questions[3]).ids
+    assert ids.count(processor.audio_token_id) == 38  # 3 s

@@ -47,7 +47,7 @@ from .. import audio, evaluation, prompt, reward
 from ..dataset import Question
 from ..inputs import Example, Prompts, collate, encode
 from ..logps import shared_row
-from ..model import backbone, embed, encode_audio, parts
+from ..model import backbone, embed, encode_audio, parts, use_own_attention
 from ..rollout import decode, sample
 from ..runtime import files
 from . import sounds, synth
@@ -110,6 +110,7 @@ def build_model(processor, seed: int = 0) -> Qwen2AudioForConditionalGeneration:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config).float()
+    use_own_attention(model)
     model.generation_config.update(do_sample=False, eos_token_id=[eos, pad], pad_token_id=pad)
     table = parts(model).audio_tower.embed_positions.weight
     half = table.shape[1] // 2

@@ -103,7 +103,13 @@ class AudioCache:
                     self.free_bytes -= tokens.nbytes
                     self.kept[clip] = tokens.cpu()
             embeds.append(tokens.to(prompts.input_ids.device))
-        return replace(prompts, input_features=None, audio_embeds=nn.utils.rnn.pad_sequence(embeds, batch_first=True))
+        return replace(
+            prompts,
+            input_features=None,
+            feature_lengths=None,
+            audio_embeds=nn.utils.rnn.pad_sequence(embeds, batch_first=True),
+            audio_lengths=torch.tensor([len(tokens) for tokens in embeds], device=prompts.input_ids.device),
+        )
 
 
 def as_row(question: Question) -> dict:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from aqa_lib import families
 from aqa_lib import model as models
 from aqa_lib.course.weights import changes
 
@@ -20,7 +21,7 @@ def test_a_part_that_was_scaled_moved_by_its_factor(model):
 
 
 def test_adapters_move_what_merging_them_would(model):
-    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=models.LORA_TARGETS))
+    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=families.WhisperEncoder.lora_targets))
     assert set(changes(model, tuned)["language model"]) == {0.0}  # fresh adapters are zero
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
