@@ -32,6 +32,7 @@ from .audio import AudioError
 from .dataset import Question
 from .logps import completion_logps
 from .runtime import distributed, faults, files
+from .runtime.errors import AqaError
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +68,15 @@ def predict(
 
     Rows: `index, id, task, question, choices, answer, model_output, prediction` (the answer read from it, ""
     where none can be)`, correct` (strict; None where the answer is withheld)`, tokens, ended` and MMAU's
-    further keys. Raises ValueError for bad arguments, PredictionsError for a file made with other settings,
+    further keys. Raises AqaError for bad arguments, PredictionsError for a file made with other settings,
     AudioError for a bad clip, RunError where a GPU's memory is full or a clip is never ready.
     """
     if not questions:
-        raise ValueError("there are no questions to answer; check the file and the limit.")
+        raise AqaError("there are no questions to answer; check the file and the limit.")
     if batch_size < 1 or max_completion_length < 1:
-        raise ValueError(f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more.")
+        raise AqaError(f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more.")
     if audio not in inputs.HEARD:
-        raise ValueError(f"audio {audio!r} is unknown; choose {', '.join(inputs.HEARD)}.")
+        raise AqaError(f"audio {audio!r} is unknown; choose {', '.join(inputs.HEARD)}.")
     prompt.text(questions[0], style)  # refuses an unknown style before anything is written
     sampling = sampling_of(model, decoding)
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
@@ -227,7 +228,7 @@ def sampling_of(model: nn.Module, decoding: str) -> dict:
     if decoding == "greedy":
         return {"temperature": 0}
     if decoding != "generation_config":
-        raise ValueError(f"decoding {decoding!r} is unknown; choose greedy or generation_config.")
+        raise AqaError(f"decoding {decoding!r} is unknown; choose greedy or generation_config.")
     usual = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}  # transformers' own
     told = {key: getattr(model.generation_config, key, None) for key in usual}
     sampling = {key: usual[key] if told[key] is None else told[key] for key in usual}

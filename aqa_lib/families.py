@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import audio
+from .runtime.errors import AqaError
 
 
-class FamilyError(ValueError):
+class FamilyError(AqaError):
     """A model or a processor for which there is no family; the message says what to do."""
 
 

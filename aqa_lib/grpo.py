@@ -29,6 +29,7 @@ from .logps import completion_logps
 from .loss import LOSS_TYPES, group_advantages, grpo_loss
 from .rollout import RolloutEngine, decode
 from .runtime import distributed, faults
+from .runtime.errors import AqaError
 from .training.base import QuestionTrainer
 from .training.checks import fit_machine
 from .training.data import Examples, as_row
@@ -169,7 +170,7 @@ class GRPOConfig(TrainingArguments):
             ),
         ]:
             if not valid:
-                raise ValueError(sentence)
+                raise AqaError(sentence)
 
 
 @dataclass
@@ -213,12 +214,12 @@ class GRPOTrainer(QuestionTrainer):
     ):
         args = args or GRPOConfig()
         if args.beta and hasattr(model, "disable_adapter") and _moved(model):
-            raise ValueError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
+            raise AqaError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
         self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
         self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
         if len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(
+            raise AqaError(
                 f"{len(self.reward_weights)} reward_weights for {len(self.reward_funcs)} rewards; give one for each."
             )
         examples = Examples(train_dataset, processor, args.prompt_style)
@@ -322,7 +323,7 @@ class GRPOTrainer(QuestionTrainer):
         for function, name in zip(self.reward_funcs, self.reward_names, strict=True):
             values = function(**columns)
             if len(values) != len(repeated):
-                raise ValueError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
+                raise AqaError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
             # None: this reward does not apply to this answer
             rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
             if (applies := ~rewards[-1].isnan()).any():

@@ -27,6 +27,7 @@ from .inputs import Prompts, Rollouts
 from .logps import completion_logps
 from .rollout import RolloutEngine
 from .runtime import distributed, faults
+from .runtime.errors import AqaError
 from .training.base import QuestionTrainer
 from .training.callbacks import OneLine
 from .training.checks import fit_machine
@@ -126,7 +127,7 @@ class SFTConfig(trl.SFTConfig):
             ),
         ]:
             if not valid:
-                raise ValueError(sentence)
+                raise AqaError(sentence)
 
 
 def ending(processor) -> str:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, Qwen2AudioConfig
 
 from .. import attention
 from ..model import add_adapters, auto_class, choose_trainable, parts
+from ..runtime.errors import AqaError
 from .masters import MASTERS, refusal
 
 GB = 1e9
@@ -346,7 +347,7 @@ def settle(a: Anatomy, args, prompt: int | None = None) -> Plan:
     """Choose what `args` leaves open, by the device's memory, and write it into `args`; refuse what cannot fit."""
     made = plan(a, Work.of(args, a, prompt), card(args), args, args.device)
     if not made.fits:
-        raise ValueError(
+        raise AqaError(
             f"this run needs about {made.peak / GB:.3g} GB, and there are {made.limit / GB:.3g}: "
             f"{advice(a, args, made.limit, args.device, prompt)}. The job plan shows what takes it."
         )

@@ -12,6 +12,7 @@ from ..dataset import Question
 from ..large import masters, planner
 from ..model import half_precision
 from ..runtime import faults
+from ..runtime.errors import AqaError
 from .hf_trainer import refuse_accelerates_fsdp
 
 
@@ -31,14 +32,14 @@ def check_run(
     """Refuse a run that cannot work, and settle how trained weights are kept."""
     faults.check_writable(args.output_dir)
     if not eval_dataset and args.eval_strategy != "no":
-        raise ValueError(
+        raise AqaError(
             'no held-out questions to select the best checkpoint; pass eval_dataset, or set eval_strategy="no".'
         )
     if len(train_dataset) == 0:
-        raise ValueError("there are no questions to train on; check the file and the limit.")
+        raise AqaError("there are no questions to train on; check the file and the limit.")
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
-        raise ValueError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
+        raise AqaError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
     check_fsdp(model, args)
     keep_masters(model, args)
 
@@ -59,24 +60,24 @@ def check_fsdp(model: nn.Module, args) -> None:
         (args.world_size == 1, "--fsdp shards a model among processes; start several with torchrun."),
     ]:
         if refused:
-            raise ValueError(sentence)
+            raise AqaError(sentence)
 
 
 def keep_masters(model: nn.Module, args) -> None:
     """Settle what memory decides, and turn trained weights of low precision into float32 if they are kept so."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
     if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.fsdp)):
-        raise ValueError(reason)
+        raise AqaError(reason)
     planner.settle(planner.Anatomy.of(model), args)
     if args.master != "fp32":
         trained = {p.dtype for p in model.parameters() if p.requires_grad}
         if trained != {torch.bfloat16}:
             names = " and ".join(sorted(map(str, trained)))
-            raise ValueError(f"master {args.master} is for bfloat16 weights, not {names}; load them as bfloat16.")
+            raise AqaError(f"master {args.master} is for bfloat16 weights, not {names}; load them as bfloat16.")
         if not args.optim.startswith("adamw_torch"):
-            raise ValueError(f"master {args.master} brings its own AdamW; leave optim out, or set master to fp32.")
+            raise AqaError(f"master {args.master} brings its own AdamW; leave optim out, or set master to fp32.")
     elif low and not (args.bf16 or args.fp16):
-        raise ValueError(
+        raise AqaError(
             f"trained weights are {low[0].dtype}, which rounds nearly every small update away; set bf16 (they are then "
             "kept in float32 and computed with in bfloat16), or load them as float32."
         )

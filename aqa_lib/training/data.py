@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..dataset import Question
 from ..inputs import Prompts, collate, prepare
 from ..model import encode_audio, parts
+from ..runtime.errors import AqaError
 
 
 class Examples(Dataset):
@@ -47,7 +48,7 @@ class QuestionBatches:
         self.size, self.batch_size, self.batches_per_step = size, batch_size, batches_per_step
         self.repeats, self.seed, self.epoch = repeats, seed, 0
         if size < batch_size * batches_per_step:
-            raise ValueError(
+            raise AqaError(
                 f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
                 "lower per_device_train_batch_size or gradient_accumulation_steps."
             )

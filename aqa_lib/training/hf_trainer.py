@@ -34,6 +34,7 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..large import fsdp
 from ..runtime import checkpoints
+from ..runtime.errors import AqaError
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
@@ -41,7 +42,7 @@ SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the las
 def refuse_accelerates_fsdp(args) -> None:
     """Keep accelerate from sharding the model its own way, and transformers from copying it to every card."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError("accelerate's own FSDP does not work with this trainer; drop --use_fsdp and pass --fsdp.")
+        raise AqaError("accelerate's own FSDP does not work with this trainer; drop --use_fsdp and pass --fsdp.")
     if args.fsdp:
         args.fsdp_plugin_args = None
     args._n_gpu = min(args.n_gpu, 1)  # else transformers would wrap the model in DataParallel
