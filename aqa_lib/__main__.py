@@ -185,7 +185,7 @@ def refuse_too_large(run: TrainArguments, config) -> None:
             shape = planner.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
         except (OSError, ValueError):
             return  # loading says what is wrong
-        planner.settle(planner.Anatomy.of(shape, run.quantization), copy(config))
+        planner.settle(planner.ModelSizes.of(shape, run.quantization), copy(config))
 
 
 def plan(arguments: list[str]) -> None:
@@ -200,7 +200,7 @@ def plan(arguments: list[str]) -> None:
 
     scale, run, config = parse_training("train", GRPOConfig, rest, scales.get(args.scale))
     shape = planner.skeleton(run.model, run.train_parts, run.lora_r and int(run.lora_r), run.dtype)
-    anatomy = planner.Anatomy.of(shape, run.quantization)
+    anatomy = planner.ModelSizes.of(shape, run.quantization)
     limit = (config.memory or scale.memory or 0) * planner.GB or planner.card(config)
     work = planner.Work.of(config, anatomy, args.prompt)
     made = planner.plan(anatomy, work, limit, config)

@@ -1,26 +1,20 @@
-"""Let a model answer questions, and score its answers.
+"""Let a model answer questions, and write what it says.
 
-`rollout -> trainer -> [evaluation] -> inspection`. `predict` writes one JSON line a question; `score` reads
-any such file, ours or not, without a model. It deviates from the report on purpose: greedy decoding unless
-asked (the report samples, as the checkpoint's generation config says), batches sorted by length, clips
-decoded in the background, and three scores side by side: MMAU's official rule, strict equality, and the share
-of replies that cannot be read.
+`rollout -> [evaluation] -> results`. `predict` writes one JSON line a question; `results.scoring` reads any such file,
+ours or not, without a model. It deviates from the paper on purpose: greedy decoding unless asked otherwise (the paper
+samples, as the checkpoint's generation config says), batches sorted by length, clips decoded in the background.
 """
 
 import hashlib
 import logging
-import os
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 
 import soundfile
 import torch
@@ -33,10 +27,9 @@ from .dataset import Question
 from .logps import completion_logps
 from .runtime import distributed, faults, files
 from .runtime.errors import AqaError
+from .runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
-
-AHEAD = 2  # batches that are decoded while the model answers another
 
 
 def predict(
@@ -59,17 +52,22 @@ def predict(
 ) -> list[dict]:
     """Answer questions and return one row each, in the questions' order; write them to `path` as they come.
 
-    style: prompt 1, 2 or 3. decoding: "greedy", or "generation_config" to sample with the checkpoint's own
-    values and `seed`. audio: "heard", or the controls "silent" and "none" (text alone). shuffle_choices: a
-    seed that reorders every question's choices. data: the file that the questions came from, for the record.
-    labels: what else the record should say, such as `method` and `train_seed`. on_error: "skip" leaves a
-    question whose clip cannot be used without a prediction, which counts as wrong. A `path` that exists is
-    resumed. Processes that torchrun started answer a share each, and all return all rows.
+    style: prompt 1, 2 or 3. decoding: "greedy", or "generation_config" to sample with the checkpoint's own values and
+    `seed`. audio: "heard", or the controls "silent" and "none" (text alone). shuffle_choices: a seed that reorders
+    every question's choices. data: the file that the questions came from, for the record. labels: what else the record
+    should say, such as `method` and `train_seed`. on_error: "skip" leaves a question whose clip cannot be used without
+    a prediction, which counts as wrong. engine: what samples the answers; ours if not given. An existing `path` is
+    resumed. Processes that torchrun started answer some of the batches each, and all return all rows.
 
-    Rows: `index, id, task, question, choices, answer, model_output, prediction` (the answer read from it, ""
-    where none can be)`, correct` (strict; None where the answer is withheld)`, tokens, ended` and MMAU's
-    further keys. Raises AqaError for bad arguments, PredictionsError for a file made with other settings,
-    AudioError for a bad clip, RunError where a GPU's memory is full or a clip is never ready.
+    Fields of a row:
+    - `index, id, task, question, choices, answer`, and MMAU's further keys: the question's;
+    - `model_output`: the reply; `tokens`: its length; `ended`: whether the model ended it;
+    - `prediction`: the answer read from the reply, "" where none can be;
+    - `correct`: whether it is strictly right; None where the right answer is withheld;
+    - `error`: why the clip could not be used, where it could not.
+
+    Raises AqaError for bad arguments, PredictionsError for a file made with other settings, AudioError for a bad clip,
+    RunError where a GPU's memory is full or a clip is never ready.
     """
     if not questions:
         raise AqaError("there are no questions to answer; check the file and the limit.")
@@ -81,89 +79,123 @@ def predict(
     sampling = sampling_of(model, decoding)
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
     blank = [question_row(i, question) for i, question in enumerate(questions)]
-    rows: dict[int, dict] = {}
-    rank, processes = distributed.rank_and_world_size()
-    first, own = rank == 0, path
-    if path is not None:
-        settings = {
-            "weights": weights_sha256(model),
-            "data_sha256": files.sha256(data) if data else None,
-            "questions": files.fingerprint(blank),
-            "style": style,
-            "audio": audio,
-            "shuffle_choices": shuffle_choices,
-            "max_completion_length": max_completion_length,
-            "decoding": decoding,
-            **sampling,
-        }
-        if sampling["temperature"]:  # what is sampled depends on the batch as well
-            settings |= {"seed": seed, "batch_size": batch_size}
-        name = Path(data).name if data else None
-        meta = {
-            "settings": settings,
-            "labels": {"model": model_name(model), "data": name, "batch_size": batch_size, **(labels or {})},
-            "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
-            "environment": files.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
-            "scale": scale.get().name,
-            "seed": seed,  # of the sampling, where there is any
-            "started": files.now(),
-        }
-        ids = [question.id for question in questions]
-        if first and (processes == 1 or Path(path).exists()):
-            rows = predictions.resume(path, meta, ids)
-    every = batches = list(enumerate(sorted_batches(questions, batch_size)))
-    # A batch that a kill cut in two is answered again as a whole, so that resuming changes no answer.
-    rows = distributed.gather(rows)[0]  # what the first process found
-    batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
-    if processes > 1:
-        batches = batches[rank::processes]
-        if path is not None:
-            own = predictions.share_path(path, rank, processes)
-            rows |= predictions.resume(own, meta, ids)
-            batches = [(number, batch) for number, batch in batches if any(i not in rows for i in batch)]
-    # Where the model is shared out all must ask as many batches: who has fewer asks the first of all again.
-    batches = [batch for batch, _ in distributed.lockstep(model, batches, every[0])]
+    settings = {
+        "style": style,
+        "audio": audio,
+        "shuffle_choices": shuffle_choices,
+        "max_completion_length": max_completion_length,
+        "decoding": decoding,
+        **sampling,
+    }
+    if sampling["temperature"]:  # what is sampled depends on the batch as well
+        settings |= {"seed": seed, "batch_size": batch_size}
+    labels = {"batch_size": batch_size} | dict(labels or {})
+    file = _Rows(path, [q.id for q in questions], partial(_record, model, blank, data, settings, labels, seed))
+    batches = file.left(sorted_batches(questions, batch_size))
+    # Under FSDP every rank must run the same number of batches; one with fewer repeats its filler and drops the result.
+    batches = [batch for batch, _ in distributed.lockstep(model, batches, file.filler)]
     engine = engine or rollout.RolloutEngine(model, processor)
-    work = partial(_load, processor, questions, style, audio, on_error)
-    loaded = prefetch([batch for _, batch in batches], work)
-    bar = tqdm(total=len(questions), initial=len(rows), unit=" answers", disable=not (progress and first))
-    file = open(own, "ab", buffering=0) if own is not None else None  # what is written is there: nothing to flush
+    load = partial(_load, processor, questions, style, audio, on_error)
+    loaded = prefetch([batch for _, batch in batches], load)
+    progress = progress and distributed.rank_and_world_size()[0] == 0
+    bar = tqdm(total=len(questions), initial=len(file.rows), unit=" answers", disable=not progress)
     start, cut = time.monotonic(), 0
+    fewer = f"lower the evaluation's batch size from {batch_size} to {max(1, batch_size // 2)}"
     try:
         for (number, batch), examples in zip(batches, loaded, strict=True):
-            own_seed = seed * 1_000_003 + number  # of this batch
             cut += sum(getattr(example, "cut", False) for example in examples)
-            with faults.memory_advice(
-                lambda: f"lower the evaluation's batch size from {batch_size} to {max(1, batch_size // 2)}"
-            ):
-                options = {"max_completion_length": max_completion_length, "seed": own_seed} | sampling
+            options = sampling | {"max_completion_length": max_completion_length, "seed": seed * 1_000_003 + number}
+            with faults.memory_advice(lambda: fewer):
                 replies = _reply(engine, processor, [questions[i] for i in batch], examples, model.device, options)
             for i, reply in zip(batch, replies, strict=True):
-                if i not in rows:
-                    rows[i] = blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply
-                    if file:
-                        files.append(file, rows[i])
-            bar.update(len(rows) - bar.n)
+                if i not in file.rows:
+                    file.add(blank[i] | read_reply(reply.pop("model_output"), questions[i]) | reply)
+            bar.update(len(file.rows) - bar.n)
     finally:
         loaded.close()
         bar.close()
-        if file:
-            file.close()
+        file.close()
     if cut:
         longest = inputs.max_seconds(processor)
         logger.warning("%d of %d clips were cut to the %g s that the model hears.", cut, len(questions), longest)
-    for theirs in distributed.gather(rows):
-        rows |= theirs
-    ordered = [rows[i] for i in range(len(questions))]
-    if file and first:
-        if processes > 1:
-            predictions.resume(path, meta, ids)
-        predictions.finish(path, ordered, time.monotonic() - start)
-    if file and processes > 1:
-        distributed.gather(None)  # the whole is written: the shares may go
-        own.unlink()
-        predictions.meta_path(own).unlink()
-    return ordered
+    return file.finish(time.monotonic() - start)
+
+
+def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: dict, seed: int) -> dict:
+    """Write down how a file of predictions is made. settings: what its answers depend on; labels: what else to say."""
+    made_from = {
+        "weights": weights_sha256(model),
+        "data_sha256": files.sha256(data) if data else None,
+        "questions": files.fingerprint(blank),
+    }
+    return {
+        "settings": made_from | settings,
+        "labels": {"model": model_name(model), "data": Path(data).name if data else None} | labels,
+        "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
+        "environment": files.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
+        "scale": scale.get().name,
+        "seed": seed,  # of the sampling, where there is any
+        "started": files.now(),
+    }
+
+
+class _Rows:
+    """The rows of a run, and the file that they are appended to; under torchrun each rank has a file of its own.
+
+    rows: those that are known, by index. Without a path nothing is written. record: makes the file's record.
+    """
+
+    def __init__(self, path: str | Path | None, ids: list[str], record: Callable[[], dict]):
+        self.path, self.ids, self.rows, self.file = path, ids, {}, None
+        self.rank, self.world_size = distributed.rank_and_world_size()
+        if path is not None:
+            self.meta = record()
+            if self.rank == 0 and (self.world_size == 1 or Path(path).exists()):
+                self.rows = predictions.resume(path, self.meta, ids)
+        self.rows = distributed.gather(self.rows)[0]  # what rank 0 found
+
+    def left(self, batches: list[list[int]]) -> list[tuple[int, list[int]]]:
+        """Return this rank's batches that are not answered yet, with their numbers, and open its file.
+
+        A batch that a kill cut in two is answered again as a whole, so that resuming changes no answer.
+        """
+        numbered = [*enumerate(batches)]
+        self.filler = numbered[0]
+        numbered = self._unanswered(numbered)[self.rank :: self.world_size]
+        own = self.path
+        if self.path is not None and self.world_size > 1:
+            own = predictions.share_path(self.path, self.rank, self.world_size)
+            self.rows |= predictions.resume(own, self.meta, self.ids)
+        self.file = None if own is None else open(own, "ab", buffering=0)  # what is written is there: nothing to flush
+        return self._unanswered(numbered)
+
+    def _unanswered(self, batches: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
+        return [(number, batch) for number, batch in batches if any(i not in self.rows for i in batch)]
+
+    def add(self, row: dict) -> None:
+        self.rows[row["index"]] = row
+        if self.file:
+            files.append(self.file, row)
+
+    def close(self) -> None:
+        if self.file:
+            self.file.close()
+
+    def finish(self, seconds: float) -> list[dict]:
+        """Gather all ranks' rows, write the whole file, and return them in the questions' order."""
+        for theirs in distributed.gather(self.rows):
+            self.rows |= theirs
+        ordered = [self.rows[i] for i in range(len(self.ids))]
+        if self.file and self.rank == 0:
+            if self.world_size > 1:
+                predictions.resume(self.path, self.meta, self.ids)
+            predictions.finish(self.path, ordered, seconds)
+        if self.file and self.world_size > 1:
+            distributed.gather(None)  # the whole is written: the ranks' own files may go
+            own = Path(self.file.name)
+            own.unlink()
+            predictions.meta_path(own).unlink()
+        return ordered
 
 
 def predict_controls(
@@ -174,8 +206,7 @@ def predict_controls(
     names: Sequence[str] = tuple(predictions.CONTROLS),
     **options,
 ) -> dict[str, list[dict]]:
-    """Answer the controls of a run, each into its file beside `path`, where `score` and `report` look for
-    them.
+    """Answer the controls of a run, each into its file next to `path`, where `score` and `report` look for them.
 
     names: of `predictions.CONTROLS`: "silent" (the clip's length in zeros), "shuffled" (choices in another
     order), "text-only" (no clip in the prompt). options: those of the run, for `predict`.
@@ -193,8 +224,7 @@ def predict_controls(
 
 
 def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -> inputs.Example | AudioError:
-    """Prepare one question in a background thread; a bad clip comes back as its error where it may be
-    skipped."""
+    """Prepare one question in a background thread; a bad clip comes back as its error where it may be skipped."""
     try:
         return inputs.prepare(processor, questions[i], style, audio)
     except AudioError as error:
@@ -224,7 +254,7 @@ def _reply(engine, processor, questions: list, examples: list, device, sampling:
 
 
 def sampling_of(model: nn.Module, decoding: str) -> dict:
-    """Turn a decoding, "greedy" or "generation_config", into arguments of `rollout.sample`."""
+    """Turn a decoding, "greedy" or "generation_config", into sampling arguments of `RolloutEngine.generate`."""
     if decoding == "greedy":
         return {"temperature": 0}
     if decoding != "generation_config":
@@ -236,7 +266,7 @@ def sampling_of(model: nn.Module, decoding: str) -> dict:
 
 
 def shuffled(question: Question, seed: int | None, index: int) -> Question:
-    """Reorder a question's choices by a seed and its place; None leaves them."""
+    """Reorder a question's choices by a seed and its index; None leaves them."""
     if seed is None:
         return question
     choices = list(question.choices)
@@ -245,7 +275,7 @@ def shuffled(question: Question, seed: int | None, index: int) -> Question:
 
 
 def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
-    """Cut questions into batches of like length, longest first, so that a lack of memory shows at once."""
+    """Cut questions into batches of similar length, longest first, so that a lack of memory shows at once."""
     lengths = [25 * seconds(q) + len(prompt.text(q, 2)) / 4 for q in questions]  # about their tokens
     order = sorted(range(len(questions)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -254,66 +284,12 @@ def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[
 def seconds(question: Question) -> float:
     """Read a clip's length from its header; 0 where there is none (`audio.load` will say what is wrong)."""
     if question.audio is None or (not isinstance(question.audio, bytes) and not Path(question.audio).is_file()):
-        return 0.0  # a fifo would be waited on
+        return 0.0  # a fifo would block
     try:
         source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)
         return soundfile.info(source).duration
     except (soundfile.SoundFileError, OSError):
         return 0.0
-
-
-def prefetch(
-    batches: Sequence[Sequence[int]], work: Callable, ahead: int = AHEAD, patience: float = faults.PATIENCE
-) -> Iterator[list]:
-    """Yield `[work(i) for i in batch]` for each batch, worked out in threads while earlier batches are
-    used.
-
-    Raises RunError where one is not done after `patience` seconds of waiting. The threads are daemons, which an
-    executor's are not: one that hangs must not keep the program from ending.
-    """
-    jobs: SimpleQueue = SimpleQueue()
-    waiting: deque[list[tuple[int, Future]]] = deque()
-    threads = [Thread(target=_work_off, args=(jobs, work), daemon=True) for _ in range(min(8, os.cpu_count() or 1))]
-    for thread in threads:
-        thread.start()
-
-    def results() -> list:
-        made = []
-        for i, future in waiting.popleft():
-            try:
-                made.append(future.result(patience))
-            except TimeoutError as error:
-                raise faults.RunError(
-                    f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
-                    "then run it again, which goes on where this stopped."
-                ) from error
-        return made
-
-    try:
-        for batch in batches:
-            waiting.append([(i, Future()) for i in batch])
-            for job in waiting[-1]:
-                jobs.put(job)
-            if len(waiting) > ahead:
-                yield results()
-        while waiting:
-            yield results()
-    finally:
-        for batch in waiting:
-            for _, future in batch:
-                future.cancel()
-        for _ in threads:
-            jobs.put(None)
-
-
-def _work_off(jobs: SimpleQueue, work: Callable) -> None:
-    while (job := jobs.get()) is not None:
-        i, future = job
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(work(i))
-            except BaseException as error:  # whatever it is, it is raised where the result is wanted
-                future.set_exception(error)
 
 
 def question_row(index: int, question: Question) -> dict:
@@ -337,7 +313,7 @@ def read_reply(reply: str | None, question: Question) -> dict:
 
 
 def accuracy(rows: Sequence[Mapping]) -> dict[str, float]:
-    """Give the strict accuracy by task, and "average" over all questions, from 0 to 1.
+    """Return the strict accuracy by task, and "average" over all questions, from 0 to 1.
 
     >>> accuracy([{"task": "sound", "correct": True}, {"task": "music", "correct": False}])
     {'music': 0.0, 'sound': 1.0, 'average': 0.5}
@@ -352,7 +328,7 @@ def accuracy(rows: Sequence[Mapping]) -> dict[str, float]:
 def choice_probabilities(
     model: nn.Module, processor, question: Question, style: int = 2, heard: str = "heard", thought: str = ""
 ) -> dict[str, float]:
-    """Give each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
+    """Compute each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
 
     style: prompt 1, 2 or 3. heard: as in `inputs.prepare`. thought: put into the model's mouth before it answers, tags
     and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
@@ -374,8 +350,7 @@ def choice_probabilities(
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Hash up to 2,000 values of every parameter: enough to tell two checkpoints of one name apart, at any
-    size."""
+    """Hash up to 2,000 values of every parameter: enough to tell two checkpoints of one name apart, at any size."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)

@@ -38,7 +38,7 @@ from .training.hf_trainer import recompute_activations
 
 @dataclass
 class GRPOConfig(TrainingArguments):
-    """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the report's.
+    """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the paper's.
 
     A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
     optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The mean of
@@ -58,7 +58,7 @@ class GRPOConfig(TrainingArguments):
     master: str = field(
         default="auto",
         metadata={
-            "help": "How weights that learn are kept: fp32, 24bit, kahan (large/masters.py), or auto, the most exact "
+            "help": "How trained weights are kept: fp32, 24bit, kahan (large/masters.py), or auto, the most exact one "
             "that fits."
         },
     )
@@ -71,61 +71,72 @@ class GRPOConfig(TrainingArguments):
     beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
     reference: str = field(
         default="auto",
-        metadata={"help": "Where the reference model is: resident on the device, streamed from the host, or auto."},
+        metadata={
+            "help": "Where the reference model is kept: resident on the device, streamed from the host, or auto."
+        },
     )
     epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
     epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, where it differs from epsilon."})
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
-    loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the report: grpo."})
+    loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the paper's is grpo."})
     scale_rewards: str = field(
-        default="group", metadata={"help": "Divide advantages by the group's deviation, or none."}
+        default="group", metadata={"help": "Divide advantages by their group's deviation: group or none."}
     )
     mask_truncated_completions: bool = field(
         default=False,
         metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."},
     )
     reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "One weight a reward; all 1 if not given."}
+        default=None, metadata={"help": "One weight for each reward; all 1 if not given."}
     )
-    prompt_style: int = field(default=2, metadata={"help": "The report's prompt: 2 (answer tags) or 3 (think first)."})
+    prompt_style: int = field(
+        default=2, metadata={"help": "The paper's prompt: 1 (plain), 2 (answer tags) or 3 (think first)."}
+    )
     max_tokens_per_forward: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; as memory allows if "
-            "not given, 8192 where it is not known."
+            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; chosen by the memory "
+            "if not given, 8192 where that is not known."
         },
     )
     checkpoint_above: int | None = field(
         default=None,
         metadata={
-            "help": "With gradient_checkpointing: keep the activations of passes of up to so many tokens; as memory "
-            "allows if not given, 0 where it is not known."
+            "help": "With gradient_checkpointing: keep the activations of passes of up to this many tokens; chosen by "
+            "the memory if not given, 0 where that is not known."
         },
     )
     memory: float | None = field(
-        default=None, metadata={"help": "GB that the run may take on its device; all of a GPU's if not given."}
+        default=None, metadata={"help": "GB that the run may use on its device; all of a GPU's if not given."}
     )
     audio_cache_gb: float = field(
         default=2.0,
-        metadata={"help": "Memory that keeps what a frozen audio tower made of a clip, in GB, to make it once a run."},
+        metadata={"help": "GB that keep clips' audio tokens under a frozen audio tower, so that each is encoded once."},
     )
-    logits_chunk_size: int = field(default=1024, metadata={"help": "Positions that the head sees at a time."})
+    logits_chunk_size: int = field(default=1024, metadata={"help": "Tokens whose logits are held at a time."})
     log_completions: bool = field(
-        default=True, metadata={"help": "At every log, show an answer, and keep all of its group in completions.jsonl."}
+        default=True,
+        metadata={"help": "At every log, show one answer, and append its whole group to completions.jsonl."},
     )
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     eval_strategy: str = field(
-        default="steps", metadata={"help": "no, steps or epoch: when to ask the held-out questions."}
+        default="steps", metadata={"help": "no, steps or epoch: when to answer the held-out questions."}
     )
-    eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every so many steps."})
+    eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every this many steps."})
     eval_on_start: bool = field(default=True, metadata={"help": "Evaluate the base before the first step."})
     save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best: when to save."})
-    save_steps: float = field(default=100, metadata={"help": "Save every so many steps."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best one aside."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best held-out checkpoint."})
-    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Held-out metric that ranks them."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of that metric is better."})
+    save_steps: float = field(default=100, metadata={"help": "Save every this many steps."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep, not counting the best one."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint on held-out questions."}
+    )
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "Held-out metric that selects it."})
+    greater_is_better: bool | None = field(
+        default=True, metadata={"help": "Whether higher values of that metric are better."}
+    )
     report_to: None | str | list[str] = field(default="tensorboard", metadata={"help": "none, tensorboard, wandb, ..."})
     remove_unused_columns: bool = False  # questions are records, not columns
 
@@ -166,7 +177,7 @@ class GRPOConfig(TrainingArguments):
                 self.num_iterations <= 1
                 or self.save_strategy == "no"
                 or (self.save_strategy == "steps" and self.save_steps % self.num_iterations == 0),
-                "with num_iterations, save by steps and at a multiple of it: answers in use are not saved.",
+                "with num_iterations, save by steps, at a multiple of it: answers still in use are not saved.",
             ),
         ]:
             if not valid:

@@ -14,7 +14,7 @@ def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
     """Centre each group's rewards, and scale by its deviation.
 
     rewards: (B, G), any unit. Returns (B, G). `scale_rewards="none"` leaves the deviation out (Dr. GRPO).
-    Source: GRPO, DeepSeekMath eq. 3; the report divides by std + 1e-4 with the unbiased std.
+    Source: GRPO, DeepSeekMath eq. 3; the paper divides by std + 1e-4 with the unbiased std.
 
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
     tensor([[ 0.8659,  0.8659, -0.8659, -0.8659]])
@@ -53,7 +53,7 @@ def grpo_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the clipped policy loss plus beta times the KL to the reference.
 
-    logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the report:
+    logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the paper's:
     mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, where a step is one batch),
     "dr_grpo" (sum over `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step,
     where this call sees only a part of it; the parts' losses then add up to the whole's. Returns the loss and sums for

@@ -1,11 +1,11 @@
 """Sample G answers to each prompt, running every prompt once.
 
-`model -> [rollout] -> reward -> loss`. The G answers of a prompt grow side by side in one row of the key-value cache,
-which holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself.
-The report generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its
-cache, so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have
-ended leave the computation, so that one that rambles does not keep its neighbours busy. The cache is
-allocated once, and a step copies nothing that is in it.
+`model -> [rollout] -> reward -> loss`. The G answers of a prompt grow side by side in one row of the KV cache, which
+holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each answer see the prompt and itself. The
+paper generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its cache,
+so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have ended
+leave the computation, so that one that rambles does not keep its neighbours busy. The cache is allocated once, and a
+step copies nothing that is in it.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .inputs import Prompts, Rollouts, positions
 from .model import backbone, embed, parts
 from .runtime import distributed
 
-SHARED, NOBODY = -1, -2  # owners of a key that are no answer: the prompt, its padding
+SHARED, NOBODY = -1, -2  # who owns a key that belongs to no answer: the prompt, its padding
 
 
 class RolloutEngine:
@@ -109,55 +109,55 @@ def sample(
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
     lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
 
-    # What is still computed: A answers of each of R prompts. The cache keeps what the others said; nobody sees it.
+    # What is still decoded: L answers of each of R prompts. The cache keeps the other answers; none of these sees them.
     rows = torch.arange(B, device=device)[:, None]  # (R, 1)
-    lanes = torch.arange(G, device=device).expand(B, G)  # (R, A)
+    lanes = torch.arange(G, device=device).expand(B, G)  # (R, L)
     owner = torch.full((B, width), NOBODY, device=device)  # (R, keys): the answer that a key belongs to
     owner[:, :P] = torch.where(prompt_mask, SHARED, NOBODY)
-    open_ = torch.ones(B, G, dtype=torch.bool, device=device)
+    unfinished = torch.ones(B, G, dtype=torch.bool, device=device)
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
-    taken = P
+    used = P
     for step in range(max_completion_length):
         if penalise:
-            asked = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
-            logits = penalise(torch.cat([asked, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
+            before = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
+            logits = penalise(torch.cat([before, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
         if temperature == 0:
             token = logits.argmax(-1)
         else:
             token = draw(logits / temperature, top_k, top_p, generator)
         token = token.view_as(lanes)
-        ids[rows, lanes, step] = torch.where(open_[rows, lanes], token, pad)
-        mask[rows, lanes, step] = open_[rows, lanes]
-        open_[rows, lanes] &= ~torch.isin(token, ends)
-        going = bool(open_.any())
-        if step == max_completion_length - 1 or not distributed.max_over_ranks(model, going):
+        ids[rows, lanes, step] = torch.where(unfinished[rows, lanes], token, pad)
+        mask[rows, lanes, step] = unfinished[rows, lanes]
+        unfinished[rows, lanes] &= ~torch.isin(token, ends)
+        some_left = bool(unfinished.any())
+        if step == max_completion_length - 1 or not distributed.max_over_ranks(model, some_left):
             break
-        alive = open_[rows, lanes].any(1)
-        if going and 2 * int(alive.sum()) <= len(rows):  # half of the prompts are answered: stop computing them
+        alive = unfinished[rows, lanes].any(1)
+        if some_left and 2 * int(alive.sum()) <= len(rows):  # half of the prompts are done: drop their rows
             cache.batch_select_indices(alive.nonzero().squeeze(1))
             rows, lanes, owner, token = rows[alive], lanes[alive], owner[alive], token[alive]
-        ended = ~open_[rows, lanes]
-        most = int((~ended).sum(1).max())  # open answers of any prompt
-        if going and 4 * most <= 3 * lanes.shape[1]:  # a quarter of the places is idle everywhere: close them
+        ended = ~unfinished[rows, lanes]
+        most = int((~ended).sum(1).max())  # unfinished answers of any prompt
+        if some_left and 4 * most <= 3 * lanes.shape[1]:  # a quarter of the lanes is idle in every row: drop those
             order = ended.long().argsort(dim=1, stable=True)[:, :most]
             lanes, token = lanes.gather(1, order), token.gather(1, order)
-        new = slice(taken, taken := taken + lanes.shape[1])
+        new = slice(used, used := used + lanes.shape[1])
         owner[:, new] = lanes
-        keys = owner[:, None, :taken]
-        sees = (keys == SHARED) | (keys == lanes[..., None])  # (R, A, keys)
-        embeds = lm.get_input_embeddings()(token)  # (R, A, H)
-        place = (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1])  # (R, A)
-        logits = head(backbone(model, embeds, sees[:, None], place, cache)).float().flatten(0, 1)
+        keys = owner[:, None, :used]
+        seen = (keys == SHARED) | (keys == lanes[..., None])  # (R, L, keys)
+        embeds = lm.get_input_embeddings()(token)  # (R, L, H)
+        position_ids = (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1])  # (R, L)
+        logits = head(backbone(model, embeds, seen[:, None], position_ids, cache)).float().flatten(0, 1)
     model.train(training)
-    said = int(mask.sum(-1).max())
-    return Rollouts(prompts, ids[..., :said], mask[..., :said], ~open_)
+    longest = int(mask.sum(-1).max())
+    return Rollouts(prompts, ids[..., :longest], mask[..., :longest], ~unfinished)
 
 
 def draw(scores: Tensor, top_k: int | None, top_p: float, generator: torch.Generator) -> Tensor:
-    """Draw one token a row, (N, V) to (N,), from one uniform number each.
+    """Draw one token a row, (n, V) to (n,), from one uniform number each.
 
-    Only among the `top_k` best, and of these the likeliest with a total mass of `top_p`, as `generate` does.
+    Draws among the `top_k` best, and of these the likeliest with a total mass of `top_p`, as `generate` does.
 
     >>> draw(torch.tensor([[0.0, 9.0, -torch.inf]]), 1, 1.0, torch.Generator())
     tensor([1])
@@ -165,10 +165,10 @@ def draw(scores: Tensor, top_k: int | None, top_p: float, generator: torch.Gener
     scores, tokens = scores.topk(min(top_k or scores.shape[-1], scores.shape[-1]))  # likeliest first
     if top_p < 1.0:
         scores = TopPLogitsWarper(top_p)(None, scores)
-    heights = scores.softmax(-1).cumsum(-1)  # (N, top_k)
+    cumulative = scores.softmax(-1).cumsum(-1)  # (n, top_k)
     uniform = torch.rand(len(scores), 1, device=scores.device, generator=generator)
-    place = torch.searchsorted(heights, uniform * heights[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
-    return tokens.gather(1, place).squeeze(1)
+    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=scores.shape[-1] - 1)
+    return tokens.gather(1, index).squeeze(1)
 
 
 def decode(processor, rollouts: Rollouts) -> list[list[str]]:

@@ -1,12 +1,12 @@
-"""Train on the right answers: supervised fine-tuning, the baseline that the report compares GRPO with.
+"""Train on the right answers: supervised fine-tuning, the baseline that the paper compares GRPO with.
 
-`model -> loss -> trainer -> [sft] -> evaluation`. It is `trl.SFTTrainer`, on what a GRPO run has: the same questions
-in the same order, the same optimizer and budget, the same held-out choice of the checkpoint. Two things are ours. The
-collator keeps the clip in the prompt and marks the answer alone as what is learnt. And the loss is computed as GRPO's
-is (`logps.completion_logps`, one answer a prompt), since the model's own forward runs every clip as 30 s.
+`model, logps -> [sft] -> evaluation`. It is `trl.SFTTrainer` with what a GRPO run has: the same questions in the same
+order, the same optimizer and budget, the same held-out choice of the checkpoint. Two things are ours. The collator
+keeps the clip in the prompt and labels only the answer. And the loss is computed as GRPO's is
+(`logps.completion_logps`, one answer to each prompt), since the model's own forward runs every clip as 30 s.
 
-The report says little of its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
-`<answer>choice</answer>`; the rest here is GRPO's.
+The paper says little about its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
+`<answer>choice</answer>`; everything else here is GRPO's.
 """
 
 import time
@@ -33,8 +33,8 @@ from .training.callbacks import OneLine
 from .training.checks import fit_machine
 from .training.data import Examples, as_row
 
-IGNORED = -100  # a label that is not learnt, as everywhere in transformers
-LORA_RATE = 10  # adapters learn best at about ten times the rate of all weights; the report names neither
+IGNORED = -100  # the label of what is not learned, as everywhere in transformers
+LORA_RATE = 10  # adapters learn best at about ten times the rate of full fine-tuning; the paper names neither
 TARGETS = {
     "tagged": prompt.target,
     "plain": lambda question: question.answer,
@@ -48,25 +48,27 @@ WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_
 
 
 def _as_grpo(name: str):
-    """Define an option just as GRPO does: same default, same help."""
+    """Define an option as GRPO does: same default, same help."""
     option = {f.name: f for f in fields(GRPOConfig)}[name]
     return field(default=option.default, metadata=option.metadata)
 
 
 @dataclass
 class SFTConfig(trl.SFTConfig):
-    """Options of an SFT run: TRL's, with GRPO's defaults where a fair comparison wants both alike.
+    """Options of an SFT run: TRL's, with GRPO's defaults wherever a fair comparison needs both to be the same.
 
     One optimizer step sees as many questions as GRPO's: `per_device_train_batch_size * gradient_accumulation_steps`.
     """
 
     output_dir: str = field(default="runs/sft", metadata={"help": "Folder for checkpoints, metrics and the model."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Questions a device learns from at a time."})
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "Questions that a device learns from at a time."}
+    )
     learning_rate: float = field(
-        default=1e-6, metadata={"help": "Peak learning rate; GRPO's, as the report names none for SFT."}
+        default=1e-6, metadata={"help": "Peak learning rate; GRPO's, as the paper names none for SFT."}
     )
     prompt_style: int = field(
-        default=1, metadata={"help": "The report's prompt: 1 (plain), 2 (answer tags), 3 (think)."}
+        default=1, metadata={"help": "The paper's prompt: 1 (plain), 2 (answer tags) or 3 (think first)."}
     )
     target: str = field(
         default="tagged",
@@ -77,7 +79,7 @@ class SFTConfig(trl.SFTConfig):
         },
     )
     gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute activations again in the backward pass, to save memory."}
+        default=None, metadata={"help": "Recompute activations in the backward pass, to save memory."}
     )
     loss_type: str = field(
         default="nll",
@@ -131,7 +133,7 @@ class SFTConfig(trl.SFTConfig):
 
 
 def ending(processor) -> str:
-    """Return what the chat template writes behind a reply to end it: the token that the model must learn to say."""
+    """Return what the chat template puts after a reply to end it: the token that the model must learn to produce."""
     turns = [{"role": role, "content": [{"type": "text", "text": "§"}]} for role in ("user", "assistant")]
     return processor.apply_chat_template(turns, tokenize=False).rpartition("§")[2].strip()
 
@@ -139,8 +141,8 @@ def ending(processor) -> str:
 def labels(processor, replies: Sequence[str]) -> Tensor:
     """Encode replies as labels, (B, 1 + C): each reply and its ending, padded with IGNORED.
 
-    The first column stands for the prompt's last token and is never learnt, so that the tokens to learn are as many
-    whether or not one shifts labels to count them (transformers does).
+    The first column stands for the prompt's last token and is never learned, so that shifted labels, which transformers
+    counts, hold as many tokens to learn as unshifted ones.
     """
     tokenizer = processor.tokenizer
     ids = tokenizer([reply + ending(processor) for reply in replies], add_special_tokens=False).input_ids
@@ -163,7 +165,7 @@ class SupervisedExamples(Examples):
 
 
 def answers(prompts: Prompts, labels: Tensor) -> Rollouts:
-    """Put right answers, (B, 1 + C) labels, in the form of sampled ones: one each, all ended."""
+    """Turn right answers, (B, 1 + C) labels, into the form of sampled ones: one for each prompt, all ended."""
     targets = labels[:, None, 1:]  # (B, 1, C)
     mask = targets != IGNORED
     return Rollouts(prompts, targets.where(mask, 0), mask, mask.any(-1))

@@ -53,8 +53,8 @@ def test_the_same_weights_in_every_process_and_as_one_with_twice_the_accumulatio
 
 
 @pytest.mark.parametrize("run", ["fsdp/grpo", "fsdp/sft", "resumed/grpo", "alone/grpo"])
-def test_a_model_that_is_shared_out_learns_the_same(folder, run):
-    """To the end, and when its second checkpoint is gone on with, by two processes or by one alone."""
+def test_a_sharded_model_learns_the_same(folder, run):
+    """To the end, and when its second checkpoint is resumed, by two processes or by one."""
     one = torch.load(folder / "one" / f"{run.split('/')[1]}.0.pt", weights_only=True)
     shared = torch.load(folder / f"{run}.0.pt", weights_only=True)
     saved = models.load(folder / run / "checkpoint-3", check=False)[0].state_dict()

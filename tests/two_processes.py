@@ -1,6 +1,6 @@
 """What each process of test_parallel.py does: `torchrun --nproc_per_node 2 two_processes.py FOLDER`.
 
-In FOLDER/two each process holds the model; in FOLDER/fsdp they share it out, and FOLDER/resumed goes on from there.
+In FOLDER/two each process holds the model; in FOLDER/fsdp it is sharded, and FOLDER/resumed resumes that.
 """
 
 import json
@@ -25,7 +25,7 @@ def brevity(prompts, completions, **columns):
 
 
 def stop_at_second(append):
-    """Write one row as ever, and stop at the next."""
+    """Write one row as usual, and stop at the next."""
     written = []
 
     def once(file, row):
@@ -82,7 +82,7 @@ def train(folder: Path, accumulate: int = 1, names=("grpo", "sft"), resume: Path
 
 
 def evaluate(folder: Path, model, processor, held_out) -> None:
-    """Answer questions, be stopped, and go on."""
+    """Answer questions, be stopped, and resume."""
     asked = (model.eval(), processor, held_out, folder / "p.jsonl")
     with mock.patch.object(files, "append", stop_at_second(files.append)):
         try:

@@ -1,7 +1,7 @@
-"""Keep weights that learn in more than bfloat16, in as little memory as there is.
+"""Keep trained weights in more than bfloat16, in as little memory as there is.
 
-`[optim] -> memory -> training`. A bfloat16 weight has 8 significant bits, and an update of 1e-6 is less than half of
-the last of them: plain bfloat16 rounds about 98 % of the updates away, and is not offered here. The report keeps
+`[masters] -> planner -> training`. A bfloat16 weight has 8 significant bits, and an update of 1e-6 is less than half of
+the last of them: plain bfloat16 rounds about 98 % of the updates away, and is not offered here. The paper keeps
 float32 masters and offloads them to the CPU; on one card two libraries do with less. Measured against AdamW in float32,
 500 steps at 1e-6 (tests/large/test_masters.py): kahan keeps the update to a cosine of 0.9997, 24bit, whose states have
 8 bits, to 0.994. For 24bit that is flashoptim's own kernels in Triton's interpreter on a CPU: they have not yet run
@@ -18,10 +18,10 @@ import torch
 
 @dataclass(frozen=True)
 class Master:
-    """One way to keep weights that learn.
+    """One way to keep trained weights.
 
-    width: bytes of a weight and of its gradient. states: the bytes that AdamW adds for a tensor of so many weights.
-    library: the module it needs beside torch; `cuda`: whether that runs on CUDA alone.
+    width: bytes of a weight and of its gradient. states: the bytes that AdamW adds for a tensor of n weights. library:
+    the module it needs besides torch; cuda: whether that runs on CUDA only.
     """
 
     says: str
@@ -54,7 +54,7 @@ def refusal(master: str, device: torch.device | str, fsdp: bool = False) -> str 
             "learning rate of 1e-6 it rounds about 98 % of the updates away."
         )
     if fsdp and master == "24bit":
-        return "master 24bit packs its states in a way that was not tried with fsdp; choose fp32 or kahan."
+        return "master 24bit packs its states in a way that was not tried with --fsdp; choose fp32 or kahan."
     row = MASTERS[master]
     if row.library and find_spec(row.library) is None:
         return f"master {master} needs {row.package}; pip install {row.package}, or choose another master."
@@ -64,7 +64,7 @@ def refusal(master: str, device: torch.device | str, fsdp: bool = False) -> str 
 
 
 def adamw(master: str) -> Callable[..., torch.optim.Optimizer]:
-    """Give the AdamW that keeps weights as `master` says; it is called with groups, lr, betas and eps.
+    """Return the AdamW that keeps weights as `master` says; it is called with groups, lr, betas and eps.
 
     Gradients have the weights' type, so those of a step's micro-batches are summed in bfloat16 where the weights are.
     """

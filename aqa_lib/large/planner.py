@@ -1,10 +1,10 @@
 """Count the memory of a training run before it starts, and choose what fits.
 
-`optim, model -> [memory] -> training`. The report needs eight 80 GB cards, with the masters offloaded to their hosts;
-whether one card can do it is arithmetic, and this module does it: how weights are kept (`optim.MASTERS`), where the
-reference is, how many tokens a pass may hold, and from how many on activations are computed again in the backward
-pass. Weights, gradients and states are exact. Activations are those that autograd saves, counted tensor by tensor on
-a small model (tests/test_memory.py: within 5 %); CUDA's kernels save a little more or less. GB are 10^9 bytes.
+`model, masters -> [planner] -> training`. The paper needs eight 80 GB cards, with the masters offloaded to their hosts;
+whether one card can do it is arithmetic, and this module does it: how weights are kept (`masters.MASTERS`), where the
+reference is, how many tokens a pass may hold, and from how many on activations are recomputed in the backward pass.
+Weights, gradients and states are exact. Activations are those that autograd saves, counted tensor by tensor on a small
+model (tests/large/test_planner.py: within 5 %); CUDA's kernels save a little more or less. GB are 10^9 bytes.
 
     python -m aqa_lib plan --scale full --memory 80
 """
@@ -25,8 +25,8 @@ from .masters import MASTERS, refusal
 GB = 1e9
 RESERVE = 2 * GB  # CUDA's context and workspaces, and what its allocator cannot use: an assumption
 NF4 = 0.516  # bytes of a 4-bit weight, with its doubly quantized scales
-TEXT_TOKENS = 30  # of a prompt, beside its clip
-FORWARD = 4  # a pass without gradients may hold so many times the tokens of one with
+TEXT_TOKENS = 30  # of a prompt, besides its clip
+FORWARD = 4  # times the tokens that a pass without gradients may hold
 TOKENS = 8192  # of a pass where memory is not known
 SHARE = 0.9  # of what is left is given to activations, whose count is an estimate
 ITEMS = (
@@ -37,7 +37,7 @@ LOWERED = ("per_device_train_batch_size", "per_device_eval_batch_size", "max_com
 
 
 def qwen2_audio_7b() -> Qwen2AudioConfig:
-    """Give the sizes of Qwen2-Audio-7B, so that planning needs no download: 8.397 B parameters."""
+    """Return the sizes of Qwen2-Audio-7B, so that planning needs no download: 8.397 B parameters."""
     return Qwen2AudioConfig(
         audio_config=dict(
             model_type="qwen2_audio_encoder", num_mel_bins=128, d_model=1280, encoder_layers=32,
@@ -53,7 +53,7 @@ def qwen2_audio_7b() -> Qwen2AudioConfig:
 
 
 def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: str = "auto") -> nn.Module:
-    """Build a model of the right shapes without weights, on the meta device; raise OSError if its config is nowhere."""
+    """Build a model of the right shapes without weights, on the meta device; raise OSError if it has no config."""
     config = qwen2_audio_7b() if name == "Qwen/Qwen2-Audio-7B-Instruct" else AutoConfig.from_pretrained(name)
     dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
@@ -65,13 +65,13 @@ def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: 
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What of a model decides its memory. learn: the sizes of the tensors that learn; frozen: bytes of the others."""
+class ModelSizes:
+    """What decides a model's memory. learn: the sizes of its trained tensors; frozen: bytes of the others."""
 
     learn: tuple[int, ...]
     low: bool  # some of them are in half precision
     frozen: float
-    matrices: int  # weights that learn and that autocast computes with in half precision
+    matrices: int  # trained weights that autocast computes with in half precision
     streamed: int  # weights of a reference that stay on the device, and of two of its layers
     hidden: int
     inner: int
@@ -87,8 +87,8 @@ class Anatomy:
     adapters: bool
 
     @classmethod
-    def of(cls, model: nn.Module, quantization: str | None = None) -> "Anatomy":
-        """Measure a model; `quantization`: what the weights of a skeleton are going to be."""
+    def of(cls, model: nn.Module, quantization: str | None = None) -> "ModelSizes":
+        """Measure a model; `quantization`: what the weights of a skeleton will be."""
         p, text = parts(model), model.config.get_text_config()
         packed = set()
         if quantization:  # linear layers but the head
@@ -129,7 +129,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step does: questions with prompts of so many tokens, and so many answers to each."""
+    """What a step does. prompt, answer: tokens of each; questions, generations: of a step, and answers to each."""
 
     prompt: int
     answer: int
@@ -142,13 +142,13 @@ class Work:
     checkpointing: bool = False
     accumulates: bool = False
     whole: bool = False  # one pass for all questions, as SFT does
-    shards: int = 1  # processes that share the model out
+    shards: int = 1  # processes among which the model is sharded
 
     @classmethod
-    def of(cls, args, anatomy: Anatomy, prompt: int | None = None) -> "Work":
+    def of(cls, args, sizes: ModelSizes, prompt: int | None = None) -> "Work":
         """Read a step from a `GRPOConfig` or `SFTConfig`; prompt: tokens, those of the longest clip if not given."""
         return cls(
-            prompt=prompt or anatomy.audio_tokens + TEXT_TOKENS,
+            prompt=prompt or sizes.audio_tokens + TEXT_TOKENS,
             answer=args.max_completion_length,
             questions=args.per_device_train_batch_size,
             generations=getattr(args, "num_generations", 1),
@@ -168,10 +168,10 @@ class Work:
         return self.prompt + self.generations * (self.answer - 1)
 
 
-def saved_per_token(a: Anatomy, work: Work, master: str, recompute: bool) -> float:
+def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> float:
     """Count the bytes that a pass keeps for the backward pass, for each of its tokens.
 
-    Every token is taken for one of audio, with two positions in the tower; `recompute` keeps each layer's input, and
+    Counts every token as an audio token, with two positions in the tower; `recompute` keeps each layer's input, and
     all of one layer.
     """
     wide = 2 if MASTERS[master].width == 2 or a.adapters and work.half else 4  # of the residual stream
@@ -180,9 +180,9 @@ def saved_per_token(a: Anatomy, work: Work, master: str, recompute: bool) -> flo
     layer = 2 * (4 + wide) * a.hidden + ((3 if shared else 6) + 3) * w * a.hidden + 4 * w * a.inner + 4 * a.heads + 8
     if a.adapters:  # each adapter reads a float32 copy of its input
         layer += 4 * (6 * a.hidden + a.inner)
-    P, G, L = work.prompt, work.generations, work.answer - 1
-    if attention.pays(P, G, L, G * L):
-        layer += (P + L) * w  # its row of the mask; copies of all but the prompt; and for each answer one of the prompt
+    P, G, C = work.prompt, work.generations, work.answer - 1
+    if attention.pays(P, G, C, G * C):
+        layer += (P + C) * w  # its row of the mask; copies of all but the prompt; and for each answer one of the prompt
         layer += (4 + 2 * G * P / work.row) * w * a.hidden
     else:
         layer += work.row * w  # this token's row of the mask
@@ -195,16 +195,16 @@ def saved_per_token(a: Anatomy, work: Work, master: str, recompute: bool) -> flo
     return a.layers * layer + heard * a.tower_layers * tower + ends
 
 
-def forward_per_token(a: Anatomy, work: Work, master: str) -> float:
+def forward_per_token(a: ModelSizes, work: Work, master: str) -> float:
     """Count the bytes for each token of a pass without gradients: one layer's, at their most."""
     w = 2 if work.half else MASTERS[master].width
     return 3 * w * a.inner + (8 * w + 8) * a.hidden + 2 * w * (2 * a.tower_inner + 6 * a.tower_hidden)
 
 
-def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, plain: int) -> dict[str, dict]:
-    """Give the bytes held in each phase of a step, by what holds them.
+def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens: int, plain: int) -> dict[str, dict]:
+    """Count the bytes held in each phase of a step, by what holds them.
 
-    place: where the reference is, None without one. tokens: at most in a pass; plain: at most without recomputing.
+    reference: where it is kept, None without one. tokens: at most in a pass; plain: at most without recomputing.
     """
     row, count = MASTERS[master], sum(a.learn)
     shared = work.shards > 1
@@ -217,7 +217,7 @@ def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, 
             None: 0,
             "resident": (a.matrices * narrow + (count - a.matrices) * row.width) / work.shards,
             "streamed": a.streamed * narrow,
-        }[place],
+        }[reference],
     }
     gathered = shared * (a.streamed + a.vocab * a.hidden)  # weights: two layers, and what is in no layer
     gradients = {"gradients": count * row.width / work.shards}
@@ -253,10 +253,10 @@ def phases(a: Anatomy, work: Work, master: str, place: str | None, tokens: int, 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is to be laid out, and what it holds. tokens, plain: see `phases`."""
+    """How a run will be laid out, and what it holds. reference, tokens, plain: see `phases`."""
 
     master: str
-    place: str | None
+    reference: str | None
     tokens: int
     plain: int
     phases: dict[str, dict[str, float]]
@@ -271,12 +271,12 @@ class Plan:
         return self.limit is None or self.peak <= self.limit
 
 
-def plan(a: Anatomy, work: Work, limit: float | None, args, device=None) -> Plan:
-    """Lay a run out in `limit` bytes: the first of the masters, and then of the reference's places, that fits.
+def plan(a: ModelSizes, work: Work, limit: float | None, args, device=None) -> Plan:
+    """Lay a run out in `limit` bytes: with the first of the masters, and then of the reference's places, that fits.
 
-    device: where only those masters count that can be used there; None for some other machine.
-    What `args` settles (master, reference, max_tokens_per_forward, checkpoint_above) stays. Where nothing fits the
-    smallest is returned; without a limit, the first.
+    device: only masters that can be used there are considered; None for some other machine. What `args` settles
+    (master, reference, max_tokens_per_forward, checkpoint_above) stays. Where nothing fits, the smallest is returned;
+    without a limit, the first.
     """
     masters = [args.master]
     if args.master == "auto":
@@ -292,15 +292,15 @@ def plan(a: Anatomy, work: Work, limit: float | None, args, device=None) -> Plan
     return next((p for p in found if p.fits), min(found, key=lambda p: p.peak))
 
 
-def _lay_out(a: Anatomy, work: Work, limit: float | None, args, master: str, place: str | None) -> Plan:
+def _lay_out(a: ModelSizes, work: Work, limit: float | None, args, master: str, reference: str | None) -> Plan:
     most = work.questions * work.row
     least = most if work.whole else work.row  # a question is not cut
     tokens, plain = getattr(args, "max_tokens_per_forward", None), getattr(args, "checkpoint_above", None)
     if limit is None:
         tokens = tokens or (most if work.whole else TOKENS)
         plain = tokens if not work.checkpointing else plain or 0
-        return Plan(master, place, tokens, plain, phases(a, work, master, place, tokens, plain), limit)
-    base = phases(a, work, master, place, 0, 0)
+        return Plan(master, reference, tokens, plain, phases(a, work, master, reference, tokens, plain), limit)
+    base = phases(a, work, master, reference, 0, 0)
     free = {name: SHARE * (limit - RESERVE - sum(items.values())) for name, items in base.items()}
     without, again = (saved_per_token(a, work, master, recompute) for recompute in (False, True))
     if work.beta:
@@ -310,17 +310,17 @@ def _lay_out(a: Anatomy, work: Work, limit: float | None, args, master: str, pla
         plain = tokens
     elif plain is None:
         plain = 0 if work.whole else max(min(int(free["policy"] / without), tokens), 0)
-    held = phases(a, work, master, place, max(tokens, least), plain)
-    return Plan(master, place, tokens, plain, held, limit)
+    held = phases(a, work, master, reference, max(tokens, least), plain)
+    return Plan(master, reference, tokens, plain, held, limit)
 
 
-def table(plan: Plan, a: Anatomy, work: Work) -> str:
-    """Write a plan: what holds how much in each phase of a step, in GB, and whether it fits."""
-    again = f", of more than {plan.plain} by computing activations again" if work.checkpointing else ""
+def table(plan: Plan, a: ModelSizes, work: Work) -> str:
+    """Format a plan: what holds how much in each phase of a step, in GB, and whether it fits."""
+    again = f", and recomputes activations above {plan.plain}" if work.checkpointing else ""
     lines = [
-        f"{sum(a.learn) / 1e9:.3f} B weights learn, {plan.master}: {MASTERS[plan.master].says}",
+        f"{sum(a.learn) / 1e9:.3f} B weights are trained, {plan.master}: {MASTERS[plan.master].says}",
         f"{work.questions} questions of {work.prompt} tokens, {work.generations} answers each of up to {work.answer}",
-        f"reference: {plan.place or 'none'}; a pass takes up to {plan.tokens} tokens{again}",
+        f"reference: {plan.reference or 'none'}; a pass takes up to {plan.tokens} tokens{again}",
         "",
         f"{'GB':<18}" + "".join(f"{phase:>11}" for phase in plan.phases),
     ]
@@ -335,7 +335,7 @@ def table(plan: Plan, a: Anatomy, work: Work) -> str:
 
 
 def card(args) -> float | None:
-    """Return the bytes that a run may take: `args.memory` GB, else all of the GPU; None where neither is known."""
+    """Return the bytes that a run may use: `args.memory` GB, else all of the GPU; None where neither is known."""
     if args.memory:
         return args.memory * GB
     if args.device.type == "cuda":
@@ -343,23 +343,23 @@ def card(args) -> float | None:
     return None
 
 
-def settle(a: Anatomy, args, prompt: int | None = None) -> Plan:
-    """Choose what `args` leaves open, by the device's memory, and write it into `args`; refuse what cannot fit."""
+def settle(a: ModelSizes, args, prompt: int | None = None) -> Plan:
+    """Choose what `args` leaves open by the device's memory, write it into `args`, and refuse what cannot fit."""
     made = plan(a, Work.of(args, a, prompt), card(args), args, args.device)
     if not made.fits:
         raise AqaError(
-            f"this run needs about {made.peak / GB:.3g} GB, and there are {made.limit / GB:.3g}: "
-            f"{advice(a, args, made.limit, args.device, prompt)}. The job plan shows what takes it."
+            f"this run needs about {made.peak / GB:.3g} GB but only {made.limit / GB:.3g} GB are available: "
+            f'{advice(a, args, made.limit, args.device, prompt)}. Run "plan" to see the breakdown.'
         )
     args.master = made.master
     if hasattr(args, "reference"):
-        args.reference = made.place or args.reference
+        args.reference = made.reference or args.reference
         args.max_tokens_per_forward, args.checkpoint_above = made.tokens, made.plain
     return made
 
 
-def advice(a: Anatomy, args, limit: float, device=None, prompt: int | None = None) -> str:
-    """Name two changes that would make a run fit, the mildest first, each with what it then needs."""
+def advice(a: ModelSizes, args, limit: float, device=None, prompt: int | None = None) -> str:
+    """Name two changes that would make a run fit, the mildest first, each with what it would then need."""
     count = sum(a.learn)
     lora = replace(a, learn=(1,), low=False, matrices=0, frozen=a.frozen + 2 * count, adapters=True)
     four = replace(lora, frozen=NF4 * count + (2 - NF4) * 2 * a.vocab * a.hidden)  # embeddings and head stay
@@ -373,7 +373,7 @@ def advice(a: Anatomy, args, limit: float, device=None, prompt: int | None = Non
             for name, row in MASTERS.items()
             if args.master == "auto" and device and refusal(name, device) and not (row.cuda and device.type != "cuda")
         ),
-        ("let master, reference and the tokens of a pass be chosen", a, AUTO),
+        ("leave master, reference and the tokens of a pass to be chosen", a, AUTO),
         *(
             (f"lower {name} to {getattr(args, name) // 2}", a, {name: getattr(args, name) // 2})
             for name in LOWERED
@@ -385,12 +385,12 @@ def advice(a: Anatomy, args, limit: float, device=None, prompt: int | None = Non
         (f"{four_bit} and {lower}", four, AUTO | quarter),
     ]
     found = []
-    for words, anatomy, change in changes:
+    for words, sizes, change in changes:
         changed = copy.copy(args)
         for name, value in change.items():
             if hasattr(args, name):
                 setattr(changed, name, value)
-        made = plan(anatomy, Work.of(changed, anatomy, prompt), limit, changed, device)
+        made = plan(sizes, Work.of(changed, sizes, prompt), limit, changed, device)
         if made.fits:
             found.append(f"{words} (about {made.peak / GB:.3g} GB)")
-    return "; or ".join(found[:2]) or "take a smaller model, or a larger device"
+    return "; or ".join(found[:2]) or "use a smaller model or a larger device"

@@ -1,8 +1,8 @@
-"""Keep the frozen reference model beside the policy, in as little memory as it needs.
+"""Keep the frozen reference model next to the policy, in as little memory as it needs.
 
-`model -> [reference] -> trainer`. The report holds a whole second model on every card. Here frozen parts are shared
-with the policy, what is computed in half precision is kept in half precision, and the layers may wait in host memory,
-each sent to the device while the one before it computes. All give the same log-probabilities to the last bit.
+`model -> [reference] -> grpo`. The paper holds a whole second model on every card. Here frozen parts are shared with
+the policy, what is computed in half precision is kept in half precision, and the layers may wait in host memory, each
+sent to the device while the one before it computes. All give the same log-probabilities to the last bit.
 """
 
 import copy
@@ -19,7 +19,7 @@ def make(model: nn.Module, place: str = "resident", dtype: torch.dtype | None = 
     """Copy a model as it is now, frozen.
 
     place: "resident" (on the policy's device) or "streamed" (layers and embeddings in host memory). dtype: what
-    autocast computes in, which its matrices can then be kept in. Parameters that do not learn are the model's own.
+    autocast computes in, which its matrices can then be kept in. Parameters that are not trained are the model's own.
     """
     shared = {id(p): p for p in model.parameters() if not p.requires_grad}
     device = next(model.parameters()).device
@@ -30,7 +30,7 @@ def make(model: nn.Module, place: str = "resident", dtype: torch.dtype | None = 
             and isinstance(module, nn.Linear | nn.Conv1d)
             and not any(id(p) in shared for p in module.parameters())
         ):
-            module.to(dtype)  # as autocast would, so nothing changes; norms and embeddings it leaves alone
+            module.to(dtype)  # as autocast would, so nothing changes; it leaves norms and embeddings alone
     if place == "streamed":
         p = parts(result)
         layers = [*p.audio_tower.layers, *p.language_model.layers]
@@ -44,7 +44,7 @@ def make(model: nn.Module, place: str = "resident", dtype: torch.dtype | None = 
 
 
 def _look_up_on_host(table: nn.Embedding, device: torch.device) -> None:
-    """Leave an embedding in host memory: only the rows that are asked for travel."""
+    """Leave an embedding in host memory: only the rows that are looked up travel."""
     table.to("cpu")
     table.register_forward_pre_hook(lambda module, args: (args[0].to("cpu"),))
     table.register_forward_hook(lambda module, args, rows: rows.to(device))
@@ -53,8 +53,8 @@ def _look_up_on_host(table: nn.Embedding, device: torch.device) -> None:
 class Stream:
     """Run layers whose weights wait in host memory, sending each while the one before it computes.
 
-    The device holds two layers at a time, in two buffers that take turns. Where there is no GPU the same copies are
-    made, one after the other.
+    The device holds two layers at a time, in two buffers that take turns. Without a GPU the same copies are made one
+    after the other.
     """
 
     def __init__(self, layers: list[nn.Module], device: torch.device):

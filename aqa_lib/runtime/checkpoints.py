@@ -1,9 +1,9 @@
-"""Keep checkpoints that survive a kill: each is whole, or it is not there, or it is recognised as damaged.
+"""Keep checkpoints that survive a kill: each is whole, or not there, or recognized as damaged.
 
 `[checkpoints] -> training`. transformers' Trainer writes into `checkpoint-N` file by file, prunes, and resumes from the
-highest N, whole or not. Here a checkpoint is written aside, gets a list of its files with their sizes and sha256, is
-brought to the disk and only then renamed to `checkpoint-N`; older ones are pruned after that, and one that does not
-agree with its list is named and passed over.
+highest N, whole or not. Here a checkpoint is written to one side, gets a list of its files with their sizes and sha256,
+is flushed to the disk and only then renamed to `checkpoint-N`; older ones are pruned after that, and one that does not
+match its list is reported and skipped.
 """
 
 import errno
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(AqaError):
-    """A checkpoint that cannot be written or used; its one sentence says which, why, and what is left."""
+    """A checkpoint that cannot be written or used; the message says which, why, and what is left."""
 
 
 def seal(folder: Path) -> None:
-    """Write the list of a folder's files into it, and bring all of it to the disk."""
+    """Write the list of a folder's files into it, and flush all of it to the disk."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / LIST]
     listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files}
     (folder / LIST).write_text(json.dumps({"saved": time.time(), "files": listed}, indent=1), encoding="utf-8")
@@ -42,7 +42,7 @@ def seal(folder: Path) -> None:
 
 
 def put(folder: Path, run: Path) -> None:
-    """Move a sealed folder to its place in the run's folder; what stood there under its name goes."""
+    """Move a sealed folder into the run's folder, replacing one of the same name."""
     old = run / folder.name
     if old.exists():
         _remove(old)
@@ -53,7 +53,7 @@ def put(folder: Path, run: Path) -> None:
 def prune(run: Path, limit: int | None, best: str | None, newest: str | None = None) -> None:
     """Delete the oldest checkpoints until `limit` are left; the newest and the best one stay in any case.
 
-    newest: the one just saved; later ones, damaged and passed over, are not counted and not touched.
+    newest: the one just saved; later ones, damaged and skipped, are neither counted nor touched.
     """
     found = [path for path in in_order(run) if newest is None or step_of(path) <= step_of(Path(newest))]
     kept = {path for path in found if best and path.name == Path(best).name} | set(found[-1:])
@@ -104,7 +104,7 @@ def fault(folder: str | Path) -> str | None:
     """Say what is wrong with a checkpoint; None where all its files are as they were written."""
     folder = Path(folder)
     if not folder.is_dir():
-        return "is no folder"
+        return "is not a folder"
     files = _list(folder).get("files")
     if not files:
         return f"has no {LIST} that can be read, so its saving was never finished"
@@ -115,33 +115,33 @@ def fault(folder: str | Path) -> str | None:
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} bytes of {name} where {size} were written"
         if sha256(path) != digest:
-            return f"holds another {name} than was written"
+            return f"holds a {name} that differs from the one written"
     return None
 
 
 def last_whole(run: str | Path) -> Path | None:
-    """Find the checkpoint to go on from; None where there is none at all.
+    """Find the checkpoint to resume from; None where there is none at all.
 
-    Damaged ones are named in a warning and passed over. Raises CheckpointError where all are damaged.
+    Damaged ones are named in a warning and skipped. Raises CheckpointError where all are damaged.
     """
     found = in_order(Path(run))
     for path in reversed(found):
         if not (reason := fault(path)):
             return path
-        logger.warning("%s %s; passed over.", path, reason)
+        logger.warning("%s %s; skipped.", path, reason)
     if found:
-        raise CheckpointError(f"{run}: none of its {len(found)} checkpoints is whole; delete them to start anew.")
+        raise CheckpointError(f"{run}: none of its {len(found)} checkpoints is whole; delete them to start over.")
     return None
 
 
 def not_saved(run: Path, name: str, error: Exception) -> CheckpointError:
-    """Word why a checkpoint could not be written; what was half written is removed."""
+    """Say why a checkpoint could not be written, and remove the half that was."""
     # torch speaks of an unexpected position where a disk is full
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or _no_space(run)
     shutil.rmtree(run / ASIDE, ignore_errors=True)
     reason = "the disk is full" if full else (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     left = in_order(run)
-    safe = f"{left[-1].name} and all before it are safe" if left else "no earlier one is there"
+    safe = f"{left[-1].name} and all before it are safe" if left else "there is no earlier one"
     return CheckpointError(f"{run / name} could not be saved ({reason}); {safe}: make room, then resume.")
 
 

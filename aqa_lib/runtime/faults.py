@@ -1,7 +1,7 @@
-"""Stop a run in one sentence: what happened, what is kept, and how to go on.
+"""Stop a run with one sentence: what happened, what is kept, and how to resume.
 
 `[faults] -> evaluation, training`. What a long run meets and a short one does not: Ctrl-C, a folder that cannot be
-written to, a loss that is no number, a GPU that is full, a loader's worker that dies or hangs.
+written to, a loss that is not finite, a GPU that is full, a loader's worker that dies or hangs.
 """
 
 import json
@@ -21,11 +21,11 @@ PATIENCE = 600.0  # seconds that one clip may take to decode before its worker c
 
 
 class RunError(AqaError):
-    """A run that had to stop; its one sentence says why, what is kept, and how to go on."""
+    """A run that had to stop; the message says why, what is kept, and how to resume."""
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise RunError unless files can be made in a folder, which is made where it is not there."""
+    """Raise RunError unless files can be written into a folder, which is created if necessary."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -41,7 +41,7 @@ def memory_advice(advice: Callable[[], str]) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         tried = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         free = re.search(r"of which ([\d.]+ \w+) is free", str(error))
-        missing = f" ({tried[1]} asked for{f', {free[1]} free' if free else ''})" if tried else ""
+        missing = f" ({tried[1]} requested{f', {free[1]} free' if free else ''})" if tried else ""
         raise RunError(f"the GPU's memory is full{missing}; {advice()}.") from error
 
 
@@ -57,18 +57,18 @@ def worker_advice(resume: str) -> Iterator[None]:
         if "DataLoader worker" in said or "DataLoader timed out" in said:
             reason = said.splitlines()[0].rstrip(". ")
             raise RunError(
-                f"a worker that makes clips ready died or hung ({reason}); {resume}, with "
-                "dataloader_num_workers 0 if it happens again, which names the clip."
+                f"a worker that prepares clips died or hung ({reason}); {resume}, and if it happens again, with "
+                "dataloader_num_workers 0, which names the clip."
             ) from error
         raise
 
 
 @contextmanager
 def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
-    """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as ever.
+    """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as usual.
 
-    Only the main thread receives signals; in another this does nothing, nor where Ctrl-C is ignored, as in a shell
-    script's background.
+    Only the main thread receives signals: elsewhere this does nothing, and neither does it where Ctrl-C is ignored, as
+    in a shell script's background.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
@@ -98,6 +98,6 @@ def refuse(value: float, what: str, step: int, batches: list[dict], folder: str 
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
     names = ", ".join(str(row["id"]) for row in batches[:4]) + (", ..." if len(batches) > 4 else "")
     raise RunError(
-        f"step {step}: the {what} is {float(value)}, so it was stopped before it reached the weights; the batch "
-        f"({names}) is in {path}: lower the learning rate or leave a question out, and resume."
+        f"step {step}: the {what} is {float(value)}, so the run stopped before it reached the weights; the batch "
+        f"({names}) is in {path}: lower the learning rate or remove a question, and resume."
     )

@@ -77,7 +77,7 @@ def test_it_trains(folder, questions, tmp_path):
     trainer.save_model()
     again, _ = models.load(tmp_path)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
-    assert planner.Anatomy.of(model).audio_tokens == 75
+    assert planner.ModelSizes.of(model).audio_tokens == 75
 
 
 def test_a_family_is_found_by_its_name_and_a_stranger_is_named(folder, processor):

@@ -68,7 +68,7 @@ def keep_masters(model: nn.Module, args) -> None:
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
     if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.fsdp)):
         raise AqaError(reason)
-    planner.settle(planner.Anatomy.of(model), args)
+    planner.settle(planner.ModelSizes.of(model), args)
     if args.master != "fp32":
         trained = {p.dtype for p in model.parameters() if p.requires_grad}
         if trained != {torch.bfloat16}:

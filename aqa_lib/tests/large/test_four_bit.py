@@ -29,8 +29,8 @@ def test_packed_weights_take_the_bytes_that_are_planned_for(folder):
             held += weight.nbytes + scales.absmax.nbytes + scales.state2.absmax.nbytes
         elif not weight.requires_grad:
             held += weight.nbytes
-    planned = planner.Anatomy.of(planner.skeleton(folder, models.PARTS, 4, "bfloat16"), "4bit")
-    counted = planner.Anatomy.of(model)
+    planned = planner.ModelSizes.of(planner.skeleton(folder, models.PARTS, 4, "bfloat16"), "4bit")
+    counted = planner.ModelSizes.of(model)
     assert counted.learn == planned.learn and counted.adapters
     assert counted.frozen == pytest.approx(planned.frozen) == pytest.approx(held, rel=1e-3)
 

@@ -12,7 +12,7 @@ from aqa_lib.__main__ import main
 from aqa_lib.grpo import GRPOConfig, GRPOTrainer
 from aqa_lib.inputs import Rollouts
 from aqa_lib.large import masters, planner
-from aqa_lib.large.planner import GB, Anatomy, Work
+from aqa_lib.large.planner import GB, ModelSizes, Work
 from aqa_lib.logps import completion_logps
 from aqa_lib.tests.helpers import config, length_reward
 
@@ -22,7 +22,7 @@ WORK = Work(prompt=60, answer=1, questions=2, generations=4, asked=0, chunk=64, 
 @pytest.fixture(scope="module")
 def full():
     """The report's model, at the sizes that `plan --scale full` counts with."""
-    return Anatomy.of(planner.skeleton("Qwen/Qwen2-Audio-7B-Instruct", models.PARTS))
+    return ModelSizes.of(planner.skeleton("Qwen/Qwen2-Audio-7B-Instruct", models.PARTS))
 
 
 def step(tmp_path, **options):
@@ -53,7 +53,7 @@ def test_the_full_model_has_its_8_397_billion_parameters(full):
 
 
 def test_weights_gradients_and_states_are_exact(model):
-    a = Anatomy.of(model)
+    a = ModelSizes.of(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -95,7 +95,7 @@ def test_what_a_layer_saves_is_counted(model, kind, recompute):
         for layers in (part.layers, part.layers[:1]):
             part.layers = layers
             counted.append(saved_bytes(model, run))
-            planned.append(B * T * planner.saved_per_token(Anatomy.of(model), work, master, recompute))
+            planned.append(B * T * planner.saved_per_token(ModelSizes.of(model), work, master, recompute))
         assert planned[0] - planned[1] == pytest.approx(counted[0] - counted[1], rel=0.05), run
 
 
@@ -109,7 +109,7 @@ def test_what_a_layer_saves_for_long_answers_is_counted(model, processor, questi
     for layers in (part.layers, part.layers[:1]):
         part.layers = layers
         counted.append(saved_bytes(model, lambda: completion_logps(model, some)))
-        planned.append(work.row * planner.saved_per_token(Anatomy.of(model), work, "fp32", recompute=False))
+        planned.append(work.row * planner.saved_per_token(ModelSizes.of(model), work, "fp32", recompute=False))
     assert attention.pays(work.prompt, 8, 60, 480)
     assert planned[0] - planned[1] == pytest.approx(counted[0] - counted[1], rel=0.05)
 
@@ -119,7 +119,7 @@ def test_a_pass_takes_what_is_planned(model, processor, questions):
     prompts = inputs.collate(processor, [inputs.prepare(processor, questions[3])] * 2)
     ids = torch.ones(2, 2, 4, dtype=torch.long)
     some = Rollouts(prompts, ids, ids.bool(), ids[..., 0].bool())
-    a, P = Anatomy.of(model), prompts.input_ids.shape[1]
+    a, P = ModelSizes.of(model), prompts.input_ids.shape[1]
     work = replace(WORK, prompt=P, answer=4, generations=2)
     planned = 2 * work.row * planner.saved_per_token(a, work, "fp32", recompute=False)
     counted = saved_bytes(model, lambda: completion_logps(model, some))
@@ -135,7 +135,7 @@ def test_the_report_fits_one_card(full, tmp_path):
     assert (work.prompt, work.answer, work.questions, work.generations) == (780, 256, 16, 8)
     found = {size: planner.plan(full, work, size * GB, args) for size in (78, 141, 200)}
     assert all(plan.fits for plan in found.values())
-    assert [(p.master, p.place) for p in found.values()] == [
+    assert [(p.master, p.reference) for p in found.values()] == [
         ("24bit", "streamed"), ("24bit", "resident"), ("fp32", "resident"),
     ]  # fmt: skip
     assert all(plan.tokens >= work.row for plan in found.values())
@@ -151,7 +151,7 @@ def test_four_cards_that_share_the_model_out_keep_float32_masters(full, tmp_path
     alone = Work.of(args, full)
     four = replace(alone, shards=4, questions=4)
     plans = [planner.plan(full, work, 80 * GB, args) for work in (alone, four)]
-    assert [plan.fits for plan in plans] == [False, True] and plans[1].place == "resident"
+    assert [plan.fits for plan in plans] == [False, True] and plans[1].reference == "resident"
     for item in ("weights", "gradients", "states"):
         assert plans[1].phases["policy"][item] == pytest.approx(plans[0].phases["policy"][item] / 4, rel=1e-3)
     assert plans[1].phases["rollout"]["gathered"] > 2 * 2 * full.vocab * full.hidden  # embeddings and head
@@ -173,7 +173,7 @@ def test_advice_is_mild_first(full, tmp_path):
     args = step(tmp_path)
     assert planner.advice(full, args, 72 * GB).startswith("lower ")
     assert "4-bit model (lora_r 16, quantization 4bit) and lower" in planner.advice(full, args, 16 * GB)
-    assert planner.advice(full, args, 4 * GB) == "take a smaller model, or a larger device"
+    assert planner.advice(full, args, 4 * GB) == "use a smaller model or a larger device"
     missing = SimpleNamespace(type="cuda")
     if masters.refusal("24bit", "cuda"):
         assert "pip install flashoptim for master 24bit" in planner.advice(full, args, 80 * GB, missing)
@@ -181,7 +181,7 @@ def test_advice_is_mild_first(full, tmp_path):
 
 def test_colab_fits_its_card(tmp_path):
     colab = scale.get("colab")
-    a = Anatomy.of(planner.skeleton(colab.model, models.PARTS, colab.lora_r), colab.quantization)
+    a = ModelSizes.of(planner.skeleton(colab.model, models.PARTS, colab.lora_r), colab.quantization)
     assert sum(a.learn) == 39_976_960 and not a.low and a.adapters
     args = GRPOConfig(**colab.grpo | {"output_dir": str(tmp_path)})
     assert planner.plan(a, Work.of(args, a), 16 * GB, args).fits
@@ -190,7 +190,7 @@ def test_colab_fits_its_card(tmp_path):
 def test_plan_prints_a_table(capsys):
     assert main(["plan", "--scale", "full", "--memory", "80"]) == 0
     text = capsys.readouterr().out
-    assert "8.395 B weights learn, 24bit" in text and "reference: streamed" in text
+    assert "8.395 B weights are trained, 24bit" in text and "reference: streamed" in text
     assert text.rstrip().endswith("of 80 GB: fits")
     assert main(["plan", "--scale", "full", "--memory", "72"]) == 0
     assert "does not fit\nTo make it fit: lower" in capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_what_cannot_fit_is_refused_before_loading(monkeypatch, tmp_path, capsys
     monkeypatch.setattr(models, "load", lambda *args, **options: pytest.fail("it was loaded"))
     assert main(["train", "--memory", "1", "--output_dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert "this run needs about" in message and "and there are 1:" in message
+    assert "this run needs about" in message and "but only 1 GB are available:" in message
 
 
 def test_activations_are_computed_again_where_it_is_needed_and_nothing_changes(model, processor, questions, tmp_path):

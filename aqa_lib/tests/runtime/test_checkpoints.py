@@ -1,4 +1,4 @@
-"""Checkpoints: whole, or recognised as damaged and passed over; never the reason that an older one is lost."""
+"""Checkpoints: whole, or recognized as damaged and skipped; never the reason that an older one is lost."""
 
 import errno
 import json
@@ -27,12 +27,12 @@ def write(run, step, content="weights"):
     ("damage", "reason"),
     [
         (lambda c: (c / "model.safetensors").write_text("half"), "has 4 bytes of model.safetensors where 9 were"),
-        (lambda c: (c / "model.safetensors").write_text("weights 7"), "holds another model.safetensors"),
+        (lambda c: (c / "model.safetensors").write_text("weights 7"), "holds a model.safetensors that differs"),
         (lambda c: shutil.rmtree(c / "adapter"), "lacks adapter/optimizer.pt"),
         (lambda c: (c / checkpoints.LIST).unlink(), "its saving was never finished"),
         (lambda c: (c / checkpoints.LIST).write_text('{"files": {'), "its saving was never finished"),
         (lambda c: (c / checkpoints.LIST).write_text("[]"), "its saving was never finished"),
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "is not a folder"),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage, reason):
@@ -159,7 +159,7 @@ def test_why_it_could_not_be_saved(tmp_path):
     assert "checkpoint-6 could not be saved (the disk is full); checkpoint-4 and all before it are safe" in str(full)
     assert not (tmp_path / checkpoints.ASIDE).exists()
     other = checkpoints.not_saved(tmp_path / "empty", "checkpoint-6", RuntimeError("writer failed.\nat line 9"))
-    assert "(writer failed); no earlier one is there" in str(other)
+    assert "(writer failed); there is no earlier one" in str(other)
 
 
 class Hostile:
@@ -175,7 +175,7 @@ def test_no_pickle_in_a_checkpoint_runs(train, questions, tmp_path, monkeypatch,
     assert not list(tmp_path.rglob("*.bin")), "a pickle that nobody needs"
     monkeypatch.chdir(tmp_path)
     torch.save({"state": Hostile()}, checkpoint / name)
-    with pytest.raises(CheckpointError, match=f"holds another {name}|bytes of {name}"):
+    with pytest.raises(CheckpointError, match=f"holds a {name} that differs|bytes of {name}"):
         train(resume=str(checkpoint), max_steps=2)
     checkpoints.seal(checkpoint)
     with pytest.raises(pickle.UnpicklingError):

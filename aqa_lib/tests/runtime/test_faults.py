@@ -178,7 +178,7 @@ def test_a_damaged_checkpoint_is_passed_over(train, tmp_path, caplog):
         file.write(b"\x00\xff\x00")
     resumed = train(resume=True, max_steps=2, **options)
     assert [row["step"] for row in resumed.state.log_history if "loss" in row] == [1, 2]
-    assert "checkpoint-2 holds another model.safetensors than was written; passed over." in caplog.text
+    assert "checkpoint-2 holds a model.safetensors that differs from the one written; skipped." in caplog.text
     assert checkpoints.fault(tmp_path / "checkpoint-2") is None
 
 
@@ -250,7 +250,7 @@ def test_a_full_gpu_gives_advice(train, questions, monkeypatch, place, advice):
     held_out = {"eval_dataset": questions, "eval_strategy": "steps", "eval_on_start": True} if "eval" in place else {}
     with pytest.raises(RunError) as error:
         train(max_steps=1, **held_out)
-    assert f"the GPU's memory is full (2.50 GiB asked for, 1.03 GiB free); {advice}" in str(error.value)
+    assert f"the GPU's memory is full (2.50 GiB requested, 1.03 GiB free); {advice}" in str(error.value)
 
 
 def test_advice_when_a_single_question_is_too_much(train, monkeypatch):

@@ -1,0 +1,68 @@
+"""Prepare batches in threads while earlier ones are used, and notice an item that is never ready.
+
+Knows no audio and no model: `evaluation` has clips decoded by it.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
+
+from .faults import PATIENCE, RunError
+
+AHEAD = 2  # batches that are prepared while another is used
+
+
+def prefetch(
+    batches: Sequence[Sequence[int]], work: Callable, ahead: int = AHEAD, patience: float = PATIENCE
+) -> Iterator[list]:
+    """Yield `[work(i) for i in batch]` for each batch, computed in threads while earlier batches are used.
+
+    Raises RunError where one is not done after `patience` seconds of waiting. The threads are daemons, which an
+    executor's are not: one that hangs must not keep the program from ending.
+    """
+    jobs: SimpleQueue = SimpleQueue()
+    waiting: deque[list[tuple[int, Future]]] = deque()
+    threads = [Thread(target=_work_off, args=(jobs, work), daemon=True) for _ in range(min(8, os.cpu_count() or 1))]
+    for thread in threads:
+        thread.start()
+
+    def results() -> list:
+        made = []
+        for i, future in waiting.popleft():
+            try:
+                made.append(future.result(patience))
+            except TimeoutError as error:
+                raise RunError(
+                    f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
+                    "then run it again, which continues where this stopped."
+                ) from error
+        return made
+
+    try:
+        for batch in batches:
+            waiting.append([(i, Future()) for i in batch])
+            for job in waiting[-1]:
+                jobs.put(job)
+            if len(waiting) > ahead:
+                yield results()
+        while waiting:
+            yield results()
+    finally:
+        for batch in waiting:
+            for _, future in batch:
+                future.cancel()
+        for _ in threads:
+            jobs.put(None)
+
+
+def _work_off(jobs: SimpleQueue, work: Callable) -> None:
+    while (job := jobs.get()) is not None:
+        i, future = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(work(i))
+            except BaseException as error:  # whatever it is, it is raised where the result is wanted
+                future.set_exception(error)
