@@ -85,7 +85,7 @@ def load(
         model.to(device)
     elif device.type == "cpu":
         for module in model.modules():
-            # bitsandbytes otherwise repacks 4-bit weights on the first eval pass, and gradients no longer flow through
+            # bitsandbytes otherwise repacks 4-bit weights for AVX-512 at the first evaluation, and no gradient passes
             module.support_avx512bf16_for_cpu = False
     if saved_adapter:
         from peft import PeftModel

@@ -174,7 +174,7 @@ def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> 
     Counts every token as an audio token, with two positions in the tower; `recompute` keeps each layer's input, and
     all of one layer.
     """
-    wide = 2 if MASTERS[master].width == 2 or a.adapters and work.half else 4  # of the residual stream
+    wide = 2 if MASTERS[master].width == 2 or (a.adapters and work.half) else 4  # of the residual stream
     w = 2 if work.half else wide  # of what is computed with
     shared = w == wide  # else autocast makes a copy of its input for each linear layer
     layer = 2 * (4 + wide) * a.hidden + ((3 if shared else 6) + 3) * w * a.hidden + 4 * w * a.inner + 4 * a.heads + 8

@@ -29,33 +29,34 @@ def prefetch(
     for thread in threads:
         thread.start()
 
-    def results() -> list:
-        made = []
-        for i, future in waiting.popleft():
-            try:
-                made.append(future.result(patience))
-            except TimeoutError as error:
-                raise RunError(
-                    f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
-                    "then run it again, which continues where this stopped."
-                ) from error
-        return made
-
     try:
         for batch in batches:
             waiting.append([(i, Future()) for i in batch])
             for job in waiting[-1]:
                 jobs.put(job)
             if len(waiting) > ahead:
-                yield results()
+                yield _results(waiting.popleft(), patience)
         while waiting:
-            yield results()
+            yield _results(waiting.popleft(), patience)
     finally:
         for batch in waiting:
             for _, future in batch:
                 future.cancel()
         for _ in threads:
             jobs.put(None)
+
+
+def _results(batch: list[tuple[int, Future]], patience: float) -> list:
+    made = []
+    for i, future in batch:
+        try:
+            made.append(future.result(patience))
+        except TimeoutError as error:
+            raise RunError(
+                f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
+                "then run it again, which continues where this stopped."
+            ) from error
+    return made
 
 
 def _work_off(jobs: SimpleQueue, work: Callable) -> None:

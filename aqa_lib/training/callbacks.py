@@ -4,6 +4,7 @@ import csv
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import ClassVar
 
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
@@ -98,7 +99,7 @@ class StopAfterStep(TrainerCallback):
 class OneLine(ProgressCallback):
     """Show a progress bar and, at every log, one line that a person can read."""
 
-    SHOWN = {
+    SHOWN: ClassVar[dict[str, str]] = {
         "reward": "reward",
         "rewards/accuracy/mean": "accuracy",
         "rewards/format/mean": "format",
