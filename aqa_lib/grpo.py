@@ -26,7 +26,7 @@ from .inputs import Prompts, Rollouts
 from .large import reference
 from .large.planner import FORWARD
 from .logps import completion_logps
-from .loss import LOSS_TYPES, group_advantages, grpo_loss
+from .loss import LOSS_TYPES, SCALES, group_advantages, grpo_loss
 from .rollout import RolloutEngine, decode
 from .runtime import distributed, faults
 from .runtime.errors import AqaError
@@ -143,44 +143,26 @@ class GRPOConfig(TrainingArguments):
     def __post_init__(self):
         fit_machine(self)
         super().__post_init__()
-        for valid, sentence in [
-            (
-                self.num_generations > 1,
-                "num_generations must be at least 2: a group of one has no better answer.",
-            ),
-            (
-                self.loss_type in LOSS_TYPES,
-                f"loss_type {self.loss_type!r} is unknown; choose {', '.join(LOSS_TYPES)}; for DAPO's mean over all "
-                "tokens of a step, bnpo with gradient_accumulation_steps 1.",
-            ),
-            (
-                self.scale_rewards in ("group", "none"),
-                f"scale_rewards {self.scale_rewards!r}: choose group or none.",
-            ),
-            (
-                self.reference in reference.PLACES,
-                f"reference {self.reference!r} is unknown; choose auto, resident or streamed.",
-            ),
-            (self.temperature > 0, "temperature must be above 0: greedy answers are all the same."),
-            (self.beta >= 0, "beta must not be negative: it would reward distance from the reference."),
-            (self.epsilon > 0, "epsilon must be above 0."),
-            (0 < self.top_p <= 1, "top_p must be above 0 and at most 1."),
-            (self.prompt_style in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
-            (
-                self.max_tokens_per_forward is None or self.max_tokens_per_forward > 0,
-                "max_tokens_per_forward must be at least 1.",
-            ),
-            (self.logits_chunk_size > 0, "logits_chunk_size must be at least 1."),
-            (self.num_iterations > 0, "num_iterations must be at least 1."),
-            (self.max_completion_length > 0, "max_completion_length must be at least 1."),
-            (
-                self.num_iterations <= 1
-                or self.save_strategy == "no"
-                or (self.save_strategy == "steps" and self.save_steps % self.num_iterations == 0),
-                "with num_iterations, save by steps, at a multiple of it: answers still in use are not saved.",
-            ),
+        losses, places = ", ".join(LOSS_TYPES), ", ".join(reference.PLACES)
+        dapo = "; for DAPO's mean over all tokens of a step, bnpo with gradient_accumulation_steps 1"
+        in_use = "with num_iterations, save by steps, at a multiple of it: answers still in use are not saved."
+        saves_between = self.save_strategy != "steps" or self.save_steps % max(self.num_iterations, 1)
+        counts = ("max_tokens_per_forward", "logits_chunk_size", "num_iterations", "max_completion_length")
+        counts = {name: getattr(self, name) for name in counts}
+        for wrong, sentence in [
+            *((value is not None and value < 1, f"{name} must be at least 1.") for name, value in counts.items()),
+            (self.num_generations < 2, "num_generations must be at least 2: a group of one has no better answer."),
+            (self.loss_type not in LOSS_TYPES, f"loss_type {self.loss_type!r} is unknown; choose {losses}{dapo}."),
+            (self.scale_rewards not in SCALES, f"scale_rewards {self.scale_rewards!r}: choose {' or '.join(SCALES)}."),
+            (self.reference not in reference.PLACES, f"reference {self.reference!r} is unknown; choose {places}."),
+            (self.temperature <= 0, "temperature must be above 0: greedy answers are all the same."),
+            (self.beta < 0, "beta must not be negative: it would reward distance from the reference."),
+            (self.epsilon <= 0, "epsilon must be above 0."),
+            (not 0 < self.top_p <= 1, "top_p must be above 0 and at most 1."),
+            (self.prompt_style not in (1, 2, 3), f"prompt_style {self.prompt_style} is unknown; choose 1, 2 or 3."),
+            (self.num_iterations > 1 and self.save_strategy != "no" and saves_between, in_use),
         ]:
-            if not valid:
+            if wrong:
                 raise AqaError(sentence)
 
 

@@ -7,6 +7,7 @@ be read, and tested against TRL's, without a model.
 import torch
 from torch import Tensor
 
+SCALES = ("group", "none")  # what advantages are divided by
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo")
 
 
@@ -19,11 +20,11 @@ def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
     tensor([[ 0.8659,  0.8659, -0.8659, -0.8659]])
     """
+    if scale_rewards not in SCALES:
+        raise ValueError(f"scale_rewards={scale_rewards!r} is unknown; choose {' or '.join(SCALES)}.")
     centred = rewards - rewards.mean(1, keepdim=True)
     if scale_rewards == "none":
         return centred
-    if scale_rewards != "group":
-        raise ValueError(f"scale_rewards={scale_rewards!r} is unknown; choose group or none.")
     return centred / (rewards.std(1, keepdim=True) + 1e-4)
 
 

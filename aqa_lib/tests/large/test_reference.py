@@ -68,5 +68,5 @@ def test_a_run_is_the_same_with_either(model, processor, questions, tmp_path):
         trainer.train()
         found.append([(row["loss"], row["kl"]) for row in trainer.state.log_history if "kl" in row])
     assert found[0] == found[1] and found[0][1][1] > 0
-    with pytest.raises(ValueError, match="reference 'disk' is unknown; choose auto, resident or streamed"):
+    with pytest.raises(ValueError, match="reference 'disk' is unknown; choose auto, resident, streamed"):
         config(tmp_path, reference="disk")
