@@ -25,8 +25,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2Model
 
+from aqa_lib import attention, prompt, sft
 from aqa_lib import model as models
-from aqa_lib import prompt, sft
 from aqa_lib.dataset import Question
 
 Trainer = transformers.Trainer
@@ -68,6 +68,7 @@ SIGNATURES = [
     (transformers.AttentionMaskInterface.register, "key value", "attention"),
     (sdpa_attention_forward, "module query key value attention_mask", "attention"),
     (sdpa_mask, "q_length kv_length attention_mask", "attention"),
+    (Qwen2Model.set_attn_implementation, "attn_implementation", "model.use_own_attention"),
     (Qwen2Model.forward, "inputs_embeds attention_mask position_ids past_key_values use_cache", "model.backbone"),
     (mel_filter_bank, "num_frequency_bins num_mel_filters norm mel_scale", "audio"),
     (trl.SFTTrainer.__init__, "model args data_collator train_dataset eval_dataset processing_class callbacks", "sft"),
@@ -195,8 +196,10 @@ def test_a_cache_layer_holds_keys_and_values():
 
 
 def test_the_attention_is_chosen_by_a_name_in_the_config(model):
-    """`model.load` sets it once, and `attention` answers to it."""
-    assert hasattr(model.config.get_text_config(), "_attn_implementation")
+    """`model.use_own_attention` sets it once, for the language model alone, and it is not saved with the model."""
+    assert model.config.get_text_config()._attn_implementation == attention.NAME
+    assert model.config.audio_config._attn_implementation == "sdpa"
+    assert attention.NAME not in model.config.to_json_string()
     assert "config._attn_implementation" in inspect.getsource(Qwen2Attention.forward)
 
 

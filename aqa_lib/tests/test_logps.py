@@ -33,7 +33,7 @@ def gradients(model):
 
 @pytest.fixture
 def long_rollouts(prompts):
-    """Eight answers of up to 60 tokens to each prompt, so many that their attention is taken apart; some end early."""
+    """Eight answers of up to 60 tokens to each prompt, long enough to be attended from one by one; some end early."""
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(50, 61, (4, 8), generator=draw)
     lengths[1, 2], lengths[3] = 1, 5

@@ -129,7 +129,7 @@ def test_end_ids(model, processor):
 
 
 def test_answers_that_end_leave_their_neighbours_alone(model, processor, prompts, monkeypatch):
-    """Start five answers with a prompt's five likeliest tokens: each goes on, greedily, as it would alone."""
+    """Start five answers with a prompt's five likeliest tokens: each continues, greedily, as it would alone."""
     model.generation_config.eos_token_id = list(range(0, 960, 4))  # so that they end at different steps
 
     def answers_from(ranks):

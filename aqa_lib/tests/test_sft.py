@@ -87,7 +87,7 @@ def test_the_ending_is_the_one_that_stops_generation(model, processor):
     assert len(ids) == 1 and ids[0] in end_ids(model, processor)
 
 
-def test_the_right_answers_are_learnt_and_then_given(train, questions):
+def test_the_right_answers_are_learned_and_then_given(train, questions):
     trainer = train(max_steps=25, learning_rate=4e-3, max_completion_length=24)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0] / 5

@@ -1,7 +1,7 @@
 """Run flashoptim's own kernels on a CPU: Triton's interpreter executes their source, an operation at a time, in NumPy.
 
 What is here stands in for what the interpreter lacks, and lifts flashoptim's demand for a GPU. The arithmetic stays
-flashoptim's; of its speed, and of what a GPU's compiler makes of it, nothing is learnt.
+flashoptim's; of its speed, and of what a GPU's compiler makes of it, nothing is learned.
 """
 
 import math

@@ -22,7 +22,7 @@ def test_the_same_to_the_last_bit(model, rollouts, place, half):
     copy = reference.make(model, place, torch.bfloat16 if half else None)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(parameter.requires_grad)  # what is learnt does not reach the reference
+            parameter.add_(parameter.requires_grad)  # what is learned does not reach the reference
     for _ in range(2):
         assert torch.equal(logps(copy, rollouts, half), expected)
     assert not any(p.requires_grad for p in copy.parameters())

@@ -114,7 +114,7 @@ def test_the_best_checkpoint_is_found_after_a_move(train, questions, tmp_path, m
     monkeypatch.chdir(tmp_path)
     options = SAVED | {"eval_dataset": questions, "eval_strategy": "steps", "eval_steps": 1, "eval_on_start": False}
     options |= {"load_best_model_at_end": True, "metric_for_best_model": "format", "learning_rate": 1e-9}
-    train(folder="first", max_steps=2, **options)  # nothing is learnt: the first is the best
+    train(folder="first", max_steps=2, **options)  # nothing is learned: the first is the best
     assert [path.name for path in checkpoints.in_order(tmp_path / "first")] == ["checkpoint-1", "checkpoint-2"]
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "first").rename(tmp_path / "elsewhere" / "second")

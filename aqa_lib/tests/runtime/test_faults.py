@@ -205,7 +205,7 @@ def test_a_clip_that_vanishes_is_named_in_one_sentence(model, processor, questio
             per_device_train_batch_size=2, save_strategy="steps", save_steps=1, beta=0.0, **options,
         )  # fmt: skip
     assert "\n" not in str(error.value)
-    assert checkpoints.last_whole(tmp_path) is not None  # what was learnt before is kept
+    assert checkpoints.last_whole(tmp_path) is not None  # what was learned before is kept
 
 
 @pytest.mark.parametrize(("fate", "said"), [("die", "exited unexpectedly|is killed by signal"), ("hang", "timed out")])
