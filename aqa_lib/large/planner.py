@@ -141,7 +141,7 @@ class Work:
     beta: float = 0.0
     checkpointing: bool = False
     accumulates: bool = False
-    whole: bool = False  # one pass for all questions, as SFT does
+    single_pass: bool = False  # all questions in one pass, as SFT does
     shards: int = 1  # processes among which the model is sharded
 
     @classmethod
@@ -158,7 +158,7 @@ class Work:
             beta=getattr(args, "beta", 0.0),
             checkpointing=args.gradient_checkpointing,
             accumulates=args.gradient_accumulation_steps > 1,
-            whole=not hasattr(args, "num_generations"),
+            single_pass=not hasattr(args, "num_generations"),
             shards=args.world_size if args.fsdp else 1,
         )
 
@@ -247,7 +247,7 @@ def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens
         "update": held | gradients | {"activations": 0 if master in ("fp32", "24bit") else 12 * max(a.learn)},
         "evaluation": held | steps | decoding(work.asked, 1),
     }
-    unused = {"rollout": work.whole, "reference": not work.beta, "evaluation": not work.asked}
+    unused = {"rollout": work.single_pass, "reference": not work.beta, "evaluation": not work.asked}
     return {name: items for name, items in result.items() if not unused.get(name)}
 
 
@@ -294,10 +294,10 @@ def plan(a: ModelSizes, work: Work, limit: float | None, args, device=None) -> P
 
 def _lay_out(a: ModelSizes, work: Work, limit: float | None, args, master: str, reference: str | None) -> Plan:
     most = work.questions * work.row
-    least = most if work.whole else work.row  # a question is not cut
+    least = most if work.single_pass else work.row  # a question is not cut
     tokens, plain = getattr(args, "max_tokens_per_forward", None), getattr(args, "checkpoint_above", None)
     if limit is None:
-        tokens = tokens or (most if work.whole else TOKENS)
+        tokens = tokens or (most if work.single_pass else TOKENS)
         plain = tokens if not work.checkpointing else plain or 0
         return Plan(master, reference, tokens, plain, phases(a, work, master, reference, tokens, plain), limit)
     base = phases(a, work, master, reference, 0, 0)
@@ -309,7 +309,7 @@ def _lay_out(a: ModelSizes, work: Work, limit: float | None, args, master: str, 
     if not work.checkpointing:
         plain = tokens
     elif plain is None:
-        plain = 0 if work.whole else max(min(int(free["policy"] / without), tokens), 0)
+        plain = 0 if work.single_pass else max(min(int(free["policy"] / without), tokens), 0)
     held = phases(a, work, master, reference, max(tokens, least), plain)
     return Plan(master, reference, tokens, plain, held, limit)
 

@@ -13,7 +13,7 @@ from ..runtime import distributed, files
 
 
 class RunningMeans:
-    """What was recorded since the last log: values whose means are logged, and clips that were cut."""
+    """What a log sums up: values since the last one, whose means are logged, and clips that were cut so far."""
 
     def __init__(self):
         self.values: dict[str, list[float]] = defaultdict(list)
