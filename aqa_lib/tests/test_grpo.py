@@ -366,3 +366,10 @@ def test_a_finished_run_that_is_gone_on_with_takes_no_step_more(train, tmp_path)
     again = train(resume=True, **options)
     assert again.state.global_step == 3
     assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+
+
+def test_every_rank_knows_that_a_run_is_finished(train, tmp_path, monkeypatch):
+    trainer = train(save_strategy="steps", save_steps=2, max_steps=2)
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    trainer._restore(tmp_path / "checkpoint-2")
+    assert len(trainer.get_train_dataloader()) == 0
