@@ -78,7 +78,7 @@ def predict(
     prompt.text(questions[0], style)  # refuses an unknown style before anything is written
     sampling = sampling_of(model, decoding)
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
-    blank = [question_row(i, question) for i, question in enumerate(questions)]
+    blank = [predictions.question_row(i, question) for i, question in enumerate(questions)]
     settings = {
         "style": style,
         "audio": audio,
@@ -290,19 +290,6 @@ def seconds(question: Question) -> float:
         return soundfile.info(source).duration
     except (soundfile.SoundFileError, OSError):
         return 0.0
-
-
-def question_row(index: int, question: Question) -> dict:
-    """Write a question as the first part of a prediction."""
-    kept = {key: question.meta[key] for key in predictions.KEPT if key in question.meta}
-    return {
-        "index": index,
-        "id": question.id,
-        "task": question.task,
-        "question": question.question,
-        "choices": list(question.choices),
-        "answer": question.answer,
-    } | kept
 
 
 def read_reply(reply: str | None, question: Question) -> dict:

@@ -314,11 +314,7 @@ class GRPOTrainer(QuestionTrainer):
         columns |= {f.name: [getattr(q, f.name) for q in repeated] for f in fields(Question) if f.name != "audio"}
         rewards = []
         for function, name in zip(self.reward_funcs, self.reward_names, strict=True):
-            values = function(**columns)
-            if len(values) != len(repeated):
-                raise AqaError(f"reward {name} gave {len(values)} values for {len(repeated)} answers; give one each.")
-            # None: this reward does not apply to this answer
-            rewards.append(torch.tensor([torch.nan if v is None else float(v) for v in values]))
+            rewards.append(torch.tensor(reward.call(function, name, columns)))  # NaN: does not apply
             if (applies := ~rewards[-1].isnan()).any():
                 self.means.add(f"rewards/{name}/mean", rewards[-1][applies].mean())
         total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)

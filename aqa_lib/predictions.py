@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import prompt
+from .dataset import Question
 from .runtime.errors import AqaError
 from .runtime.files import as_line, now, write_whole
 
@@ -66,6 +67,19 @@ def group(row: Mapping, key: str) -> str:
     """
     value = row.get(key) or ""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def question_row(index: int, question: Question) -> dict:
+    """Write a question as the first part of a prediction."""
+    kept = {key: question.meta[key] for key in KEPT if key in question.meta}
+    return {
+        "index": index,
+        "id": question.id,
+        "task": question.task,
+        "question": question.question,
+        "choices": list(question.choices),
+        "answer": question.answer,
+    } | kept
 
 
 def read_meta(path: str | Path) -> dict:

@@ -4,18 +4,20 @@ Follows the rollout in the flow: `... -> rollout -> reward -> loss -> ...`. Ever
 `f(prompts, completions, **columns) -> list[float]`, so `trl.rewards` and any function of the user's plug
 in through `get`. A completion is a text, or TRL's conversational `[{"role": ..., "content": text}]`.
 
-The plain names are strict, and differ from the report's: case, outer punctuation and white space are
-forgiven, and more than one answer is no answer. The `faithful_` names score as the report's code does,
+The plain names are strict, and differ from the paper's: case, outer punctuation and white space are
+forgiven, and more than one answer is no answer. The `faithful_` names score as the paper's code does,
 faults and all: `Dog` is not `dog`, a line break inside the tag passes the format and fails the answer,
 and `<answer>dog</answer><answer>cat</answer>` earns both rewards when `dog` is right.
 """
 
 import importlib
+import inspect
+import math
 import re
+import traceback
 from collections.abc import Callable
 
-from aqa_lib.prompt import CLOSE, OPEN, extract_answer, matches
-
+from .prompt import CLOSE, OPEN, extract_answer, matches
 from .runtime.errors import AqaError
 
 THINK, THOUGHT = "<think>", "</think>"
@@ -82,24 +84,30 @@ def form_of(style: int | None) -> Callable[..., list[float]]:
     return think_format if style == 3 else format
 
 
-def faithful_accuracy(prompts, completions, answer, math_verify=False, **columns) -> list[float]:
+def faithful_accuracy(prompts, completions, answer, **columns) -> list[float]:
     """Give 1 where the first tag on a line, or else the whole completion, equals the answer letter by letter.
 
-    `math_verify=True` first asks the library of that name, as the report does; it takes some wrong
-    options for right ("Ratio is 1:3" for "1:1"), works in the main thread only, and must be installed.
-    Source: r1-aqa's `accuracy_reward`, whose `re.search(r"<answer>(.*?)</answer>", text)` is done here
-    in linear time.
+    This is the paper's reward without its call of math_verify, which `paper_accuracy` makes. Source: r1-aqa's
+    `accuracy_reward`, whose `re.search(r"<answer>(.*?)</answer>", text)` is done here in linear time.
 
     >>> replies = ["<answer>Dog</answer>", "<answer>dog</answer><answer>cat</answer>"]
     >>> faithful_accuracy(None, replies, ["dog", "dog"])
     [0.0, 1.0]
     """
-    equal = _math_verify() if math_verify else lambda text, solution: False
-    scores = []
-    for completion, right in zip(completions, answer, strict=True):
-        text, solution = _text(completion), f"{OPEN}{right}{CLOSE}"
-        scores.append(float(equal(text, solution) or _first_answer(text) == _first_answer(solution)))
-    return scores
+    pairs = zip(map(_text, completions), answer, strict=True)
+    return [float(_first_answer(text) == _first_answer(f"{OPEN}{right}{CLOSE}")) for text, right in pairs]
+
+
+def paper_accuracy(prompts, completions, answer, **columns) -> list[float]:
+    """Give 1 as the paper's code does: where math_verify says equal, or else as `faithful_accuracy`.
+
+    math_verify takes some wrong options for right ("Ratio is 1:3" for "1:1"), works in the main thread only, and must
+    be installed. Source: r1-aqa's `accuracy_reward`.
+    """
+    equal = _math_verify()
+    found = faithful_accuracy(prompts, completions, answer)
+    pairs = zip(map(_text, completions), answer, found, strict=True)
+    return [float(same or equal(text, f"{OPEN}{right}{CLOSE}")) for text, right, same in pairs]
 
 
 def faithful_format(prompts, completions, **columns) -> list[float]:
@@ -127,6 +135,46 @@ def faithful_think_format(prompts, completions, **columns) -> list[float]:
 REWARDS = (accuracy, format, tagged_accuracy, think_format, faithful_accuracy, faithful_format, faithful_think_format)
 
 
+class RewardError(AqaError):
+    """A reward that cannot be used; its sentence names the reward, the function's file and line, and the cause."""
+
+
+def call(function: Callable, name: str, columns: dict) -> list[float]:
+    """Ask a reward about answers; one finite number an answer, NaN where it gave None: "does not apply".
+
+    columns: what TRL passes to a reward, as keywords; one value an answer. Raises RewardError for a reward that raises,
+    or gives anything but one number or None an answer.
+    """
+    n = len(columns["completions"])
+    try:
+        values = function(**columns)
+        if inspect.isawaitable(values):
+            getattr(values, "close", lambda: None)()
+            raise TypeError("it is asynchronous, which is not supported: make it a plain function")
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(values, list | tuple):
+            raise TypeError(f"it gave a {type(values).__name__}: give a list of {n} numbers, one an answer")
+        if len(values) != n:
+            raise ValueError(f"it gave {len(values)} values for {n} answers: give one each")
+        scores = [math.nan if value is None else float(value) for value in values]
+        for value, score in zip(values, scores, strict=True):
+            if value is not None and not math.isfinite(score):
+                raise ValueError(f"it gave {score}: give finite numbers, and None where the reward does not apply")
+    except Exception as error:  # whatever a user's function does, it is told where
+        raise RewardError(f"reward {name} ({_where(function, error)}): {type(error).__name__}: {error}") from error
+    return scores
+
+
+def _where(function: Callable, error: Exception) -> str:
+    """Name the file and line at fault: where the function raised, or else where it begins."""
+    try:
+        file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
+    except (TypeError, OSError):
+        return "a function without source"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}:{lines[-1] if lines and file != __file__ else line}"
+
+
 def get(name: str) -> Callable[..., list[float]]:
     """Find a reward by name: one of this module's, or any "package.module:function".
 
@@ -135,7 +183,7 @@ def get(name: str) -> Callable[..., list[float]]:
     >>> get("accuracy") is accuracy
     True
     """
-    known = {reward.__name__: reward for reward in REWARDS}
+    known = {reward.__name__: reward for reward in (*REWARDS, paper_accuracy)}
     if name in known:
         return known[name]
     module, _, function = name.partition(":")
@@ -172,12 +220,12 @@ def _math_verify() -> Callable[[str, str], bool]:
     try:
         from math_verify import parse, verify
     except ImportError as error:
-        raise ImportError("math_verify=True needs the package: pip install math-verify") from error
+        raise AqaError("paper_accuracy needs math_verify: pip install math-verify, or use faithful_accuracy") from error
 
     def equal(text: str, solution: str) -> bool:
         try:
             return float(verify(parse(text), parse(solution))) > 0
-        except Exception:  # as the report does: what cannot be parsed is compared as text
+        except Exception:  # as the paper does: what cannot be parsed is compared as text
             return False
 
     return equal

@@ -66,7 +66,7 @@ def test_help_is_for_a_stranger():
 
 
 MISTAKES = {
-    "job": (["trian"], "no job is named 'trian'; choose from demo, prepare"),
+    "job": (["trian"], "no command is named 'trian'; choose from demo, prepare"),
     "option": (["train", "--learning", "1"], "--learning"),
     "type": (["train", "--max_steps", "many"], "invalid int value: 'many'"),
     "value": (["train", "--num_generations", "1"], "num_generations must be at least 2"),
@@ -74,7 +74,7 @@ MISTAKES = {
     "model": (["train", "--model", "no/such-folder"], "no model could be loaded"),
     "memory": (["train", "--memory", "24", "--model", "no/such-folder"], "no model could be loaded"),
     "part": (["train", "--train_parts", "ear"], "no part named ear"),
-    "rank": (["train", "--lora_r", "0"], "lora_r '0' is no rank"),
+    "rank": (["train", "--lora_r", "0"], "--lora_r must be a positive integer"),
     "reward": (["train", "--rewards", "kindness"], "kindness"),
     "batch": (["train", "--per_device_train_batch_size", "1000"], "fewer than the 1000"),
     "questions": (["evaluate", "--questions", "nowhere.json"], "nowhere.json"),
@@ -127,3 +127,49 @@ def test_a_silent_clip_in_training_is_named(world, tmp_path, capsys):
     arguments = training(world, tmp_path / "run", "--max_steps", "1", "--train", f"{world}/data/silent.jsonl")
     assert main(arguments) == 2
     assert "silent.wav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, unwanted",
+    [
+        (["--help"], "torch transformers matplotlib scipy numpy"),
+        (["trian"], "torch transformers matplotlib scipy numpy"),
+        (["score", "--help"], "torch transformers matplotlib scipy"),
+        (["compare", "--help"], "torch transformers matplotlib scipy"),
+        (["study", "--help"], "torch transformers matplotlib scipy"),
+        (["evaluate", "--help"], "torch transformers matplotlib scipy"),
+        (["score", "{predictions}"], "torch transformers"),
+        (["compare", "{predictions}", "{predictions}"], "torch transformers"),
+        (["report", "{predictions}"], "torch transformers"),
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(words, unwanted, tmp_path):
+    file = tmp_path / "theirs.json"
+    rows = [
+        {"id": str(i), "question": "?", "choices": ["a", "b"], "answer": "a", "model_output": "a"} for i in range(4)
+    ]
+    file.write_text(json.dumps(rows))
+    words = [word.format(predictions=file) for word in words]
+    code = f"""
+import sys
+from aqa_lib.__main__ import main
+try:
+    main({words!r})
+except SystemExit:
+    pass
+print("loaded:", *(name for name in {unwanted.split()!r} if name in sys.modules))
+"""
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert made.stdout.splitlines()[-1].split() == ["loaded:"], made.stdout + made.stderr
+
+
+def test_every_command_follows_the_protocol():
+    from importlib import import_module
+
+    from aqa_lib.cli import COMMANDS
+
+    for name in COMMANDS:
+        module = import_module(f"aqa_lib.cli.{name}")
+        assert module.__doc__.startswith(f"`{name}`") and callable(module.run)
+        made = shell(name, "--help")
+        assert made.returncode == 0 and f"usage: python -m aqa_lib {name}" in made.stdout, made.stderr

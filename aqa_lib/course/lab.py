@@ -11,7 +11,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -255,18 +257,27 @@ def missing(wanted: Sequence[Trial], rows: Iterable[dict]) -> list[Trial]:
     return [trial for trial in wanted if trial not in done]
 
 
-def complete(
-    wanted: Sequence[Trial], file: str | Path, run: Callable[[Trial, Path], dict] = run, part: int = 0, parts: int = 1
-) -> None:
-    """Run the trials that a file lacks, and append each as it is finished; part of parts: one process's share."""
+def complete(wanted: Sequence[Trial], file: str | Path, run: Callable[[Trial, Path], dict] = run) -> None:
+    """Run the trials that a file lacks, and append each as it is finished."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    for trial in missing(wanted, read(file))[part::parts]:
+    for trial in missing(wanted, read(file)):
         row = run(trial, file.parent / trial.name)
         with open(file, "ab", buffering=0) as out:
             files.append(out, row)
         percent = 100 * row["last"].count("1") / len(row["last"])
         print(f"{trial.name}: {percent:.1f} % right, {row['seconds']} s", flush=True)
+
+
+def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> None:
+    """Run every trial that `dose.jsonl` in a folder lacks, in processes of one thread each."""
+    synth.write(WORLD, relations={"Sound": 1.0})  # before the processes do, all at once
+    file, wanted = Path(folder) / "dose.jsonl", trials(seeds)
+    left = missing(wanted, read(file))
+    print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {file}", flush=True)
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for done in [pool.submit(complete, [trial], file) for trial in left]:
+            done.result()
 
 
 def curve(rows: Sequence[dict], method: str, along: str, weights: str = "last") -> dict[float, np.ndarray]:

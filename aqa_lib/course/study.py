@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -230,18 +230,6 @@ def summarize(study: Sequence[Run], folder: str | Path) -> str:
     )
     (folder / "study.md").write_text(text, encoding="utf-8", newline="\n")
     return text
-
-
-def add_study_arguments(parser: ArgumentParser) -> None:
-    option = parser.add_argument
-    option(
-        "--output", type=Path, default=Path("runs/study"), help="folder for all runs; one that is there is gone on with"
-    )
-    option("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the trainings")
-    option("--rows", nargs="+", metavar="ROW", help="only these, as in base-2 sft-1 sft-lora-1 grpo-2 grpo-3")
-    option("--processes", type=int, default=2, help="runs at a time; 1 on a machine with one GPU")
-    option("--train_options", default="", help="further options of every train and sft, as one text")
-    option("--evaluate_options", default="", help="further options of every evaluate, as one text")
 
 
 def run_study(args: Namespace) -> None:

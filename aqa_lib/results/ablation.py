@@ -7,7 +7,6 @@ added that it leaves open: does the thought lead to the answer, and what did it 
 """
 
 import json
-from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -307,18 +306,3 @@ def write(files: Iterable[str | Path], folder: str | Path, rule: str = "official
     text = markdown(arms, rule) + "\n![the ablation](ablation.svg)\n"
     (folder / "ablation.md").write_text(text, encoding="utf-8", newline="\n")
     return arms
-
-
-def add_ablation_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE",
-        help="predictions of prompt 2 and prompt 3; the folder of the same name holds their training",
-    )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder for table and figure")
-    parser.add_argument("--rule", choices=("official", "strict"), default="official", help="what counts as right")
-
-
-def run_ablation(args: Namespace) -> None:
-    """Print prompt 2 beside prompt 3, and write the table and the figure."""
-    print(markdown(write(args.files, args.output, args.rule), args.rule))
-    print(f"Written: {args.output / 'ablation.md'}, {args.output / 'ablation.svg'}")

@@ -5,18 +5,19 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import cycler, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from transformers.audio_utils import hertz_to_mel
 
-from .. import audio
-from ..audio import Clip
 from ..escape import figure as label_of
 from . import stats
+
+if TYPE_CHECKING:
+    from ..audio import Clip
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
 STYLE = {
@@ -169,8 +170,12 @@ def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
     return figure
 
 
-def sounds(clips: Mapping[str, Clip], num_mel_bins: int = 128) -> Figure:
+def sounds(clips: Mapping[str, "Clip"], num_mel_bins: int = 128) -> Figure:
     """Draw clips beside each other over the same seconds: as a wave, and as the log-mel picture that a model gets."""
+    from transformers.audio_utils import hertz_to_mel  # seconds to import, and only this picture needs them
+
+    from .. import audio
+
     # where round frequencies lie among the filters, which part 0 to 8 kHz evenly on the mel scale
     top, khz = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney"), np.array([0.5, 1, 2, 4])
     places = hertz_to_mel(1000 * khz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1

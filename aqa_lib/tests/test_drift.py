@@ -58,7 +58,6 @@ SIGNATURES = [
     (Trainer._clip_grad_norm, "model", "training.hf_trainer: the norm of sharded gradients"),
     (Trainer.floating_point_ops, "inputs", "training.hf_trainer"),
     (transformers.TrainerState.save_to_json, "json_path", "training.hf_trainer: whole checkpoints"),
-    (transformers.HfArgumentParser.parse_args_into_dataclasses, "args return_remaining_strings", "cli"),
     (transformers.Cache.__init__, "layers", "rollout"),
     (transformers.Cache.batch_select_indices, "indices", "rollout"),
     (DynamicLayer.update, "key_states value_states", "rollout.KVCacheLayer"),

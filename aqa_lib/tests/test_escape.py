@@ -27,7 +27,7 @@ def runs(tmp_path):
         json.dumps([{"id": i} | asked | dict.fromkeys(FIELDS, HOSTILE) for i in range(2)])
     )
     questions = enumerate(read(tmp_path / "asked.json", check_audio=False))
-    rows = [evaluation.question_row(i, q) | evaluation.read_reply("<answer>dog</answer>", q) for i, q in questions]
+    rows = [predictions.question_row(i, q) | evaluation.read_reply("<answer>dog</answer>", q) for i, q in questions]
     files = []
     for seed in range(2):
         file = tmp_path / f"{seed}{HOSTILE.replace('/', '')[:150]}.jsonl"

@@ -215,7 +215,7 @@ def test_damaged_questions_are_read_or_told_by_file_and_line(tmp_path, row, as_l
     for question in questions:
         assert question.question.strip() and len(set(question.choices)) > 1
         assert question.answer in ("", *question.choices)
-        row = evaluation.question_row(0, question) | evaluation.read_reply("a", question)
+        row = predictions.question_row(0, question) | evaluation.read_reply("a", question)
         assert json.loads(files.as_line(row)) == json.loads(json.dumps(row))  # can be written
 
 
@@ -239,7 +239,7 @@ TAGS = ["<answer>", "</answer>", "<think>", "</think>", "dog", "a dog", "cat", "
 @given(st.lists(st.sampled_from(TAGS) | st.text(max_size=6), max_size=8).map("".join))
 def test_any_reply_is_read_and_scored(reply):
     question = Question("1", None, "?", ("dog", "cat"), "dog")
-    row = evaluation.question_row(0, question) | evaluation.read_reply(reply, question)
+    row = predictions.question_row(0, question) | evaluation.read_reply(reply, question)
     assert isinstance(row["prediction"], str) and isinstance(row["correct"], bool)
     batch = {"prompts": None, "completions": [reply], "answer": ["dog"], "choices": [["dog", "cat"]]}
     assert all(f(**batch)[0] in (0.0, 1.0) for f in reward.REWARDS)

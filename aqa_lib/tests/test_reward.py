@@ -184,8 +184,43 @@ def test_math_verify_only_where_asked_for(monkeypatch):
     }
     monkeypatch.setitem(sys.modules, "math_verify", None)  # as if not installed
     assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0, 0]
-    with pytest.raises(ImportError, match="pip install math-verify"):
-        reward.faithful_accuracy(**batch, math_verify=True)
+    with pytest.raises(ValueError, match="pip install math-verify"):
+        reward.paper_accuracy(**batch)
     monkeypatch.setitem(sys.modules, "math_verify", SimpleNamespace(parse=str, verify=verify))
     assert reward.faithful_accuracy(**batch) == [0, 1, 1, 0, 0]
-    assert reward.faithful_accuracy(**batch, math_verify=True) == [1, 1, 1, 0, 0]
+    assert reward.paper_accuracy(**batch) == [1, 1, 1, 0, 0]
+
+
+async def later(completions, **columns):
+    return [1.0] * len(completions)
+
+
+def broken(completions, **columns):
+    return [float(text) for text in completions]
+
+
+def without_columns(completions):
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    "function, cause",
+    [
+        (broken, "could not convert string to float: 'aw'"),
+        (later, "asynchronous"),
+        (without_columns, "unexpected keyword argument"),
+        (lambda completions, **columns: 1.0, "it gave a float: give a list of 2 numbers"),
+        (lambda completions, **columns: [1.0], "it gave 1 values for 2 answers"),
+        (lambda completions, **columns: [1.0, float("nan")], "it gave nan: give finite numbers"),
+        (lambda completions, **columns: ["one", 2.0], "could not convert string to float: 'one'"),
+    ],
+)
+def test_a_users_reward_that_fails_is_named_with_its_file_and_line(function, cause):
+    name = getattr(function, "__name__", "it")
+    with pytest.raises(reward.RewardError, match=rf"^reward {name} \(.*test_reward\.py:\d+\): .*{re.escape(cause)}"):
+        reward.call(function, name, {"completions": ["aw", "wa"], "answer": ["aw", "aw"]})
+
+
+def test_a_reward_may_leave_an_answer_out():
+    found = reward.call(lambda completions, **columns: [None, 0.5], "half", {"completions": ["a", "b"]})
+    assert found[1] == 0.5 and found[0] != found[0]

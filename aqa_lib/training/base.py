@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from .. import evaluation, reward, scale
+from .. import evaluation, predictions, reward, scale
 from ..dataset import Question
 from ..large import fsdp, masters
 from ..rollout import RolloutEngine
@@ -144,7 +144,7 @@ class QuestionTrainer(HookedTrainer):
         if not self.is_world_process_zero():
             return
         asked = {"train": self.train_dataset.questions, "held_out": self.eval_dataset or ()}
-        rows = {name: [evaluation.question_row(0, q) for q in questions] for name, questions in asked.items()}
+        rows = {name: [predictions.question_row(0, q) for q in questions] for name, questions in asked.items()}
         made = {
             "trainer": type(self).__name__,
             "scale": scale.get().name,

@@ -1,19 +1,23 @@
-"""The benchmarks run, compare like with like, and README shows what was kept. No test here looks at a clock."""
+"""The benchmarks run, compare like with like, and docs/speed.md shows what was kept. No test here looks at a clock."""
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from aqa_lib import baseline, bench, bench_gpu
-from aqa_lib.__main__ import main
 from aqa_lib.inputs import Rollouts, collate
 from aqa_lib.logps import completion_logps
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # they are scripts, not a package
+import baseline  # noqa: E402
+import bench  # noqa: E402
+import gpu  # noqa: E402
+
 KEPT = sorted(path.stem for path in HERE.glob("*.json"))
 
 
@@ -36,7 +40,7 @@ def test_a_group_costs_what_was_promised(shape):
     assert 6 * 0.636e-3 * 2 * (P - bench.TEXT) < row["audio_tower"] < 1.25 * 6 * 0.636e-3 * 2 * (P - bench.TEXT)
 
 
-def test_the_reports_way_gives_the_same_numbers(tiny):
+def test_the_papers_way_gives_the_same_numbers(tiny):
     model, processor = tiny
     prompts = collate(processor, [bench.example(model, processor, 60)])
     said = torch.randint(20, 900, (1, 3, 4), generator=torch.Generator().manual_seed(0))
@@ -73,7 +77,7 @@ def test_what_is_faster_is_equal():
 
 
 def test_the_gpu_benchmark_runs_end_to_end_without_one():
-    rows = bench_gpu.bench_gpu("tiny", [(40, 3), (44, 2)], questions=2, steps=1, asked=3)
+    rows = gpu.bench_gpu("tiny", [(40, 3), (44, 2)], questions=2, steps=1, asked=3)
     steps = [row for row in rows if row["what"] == "step"]
     for row in steps:
         parts = row["seconds"]
@@ -81,30 +85,30 @@ def test_the_gpu_benchmark_runs_end_to_end_without_one():
         assert 0 < sum(parts.values()) - parts["step"] <= parts["step"]
         assert row["hours"][1000] == 2 * row["hours"][500] > 0
     assert rows[-1]["questions_per_s"] > 0
-    assert "| 44, 2 |" in bench_gpu.markdown(rows) and "32 to 40 GPU-hours" in bench_gpu.markdown(rows)
+    assert "| 44, 2 |" in gpu.markdown(rows) and "32 to 40 GPU-hours" in gpu.markdown(rows)
 
 
 def test_a_shape_that_does_not_fit_is_told(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
-    monkeypatch.setattr(bench_gpu.grpo.GRPOTrainer, "train", full)
-    rows = bench_gpu.bench_gpu("tiny", [(40, 3)], questions=1, steps=1, asked=1)
-    assert rows[2]["did_not_fit"] == "CUDA out of memory" and "| CUDA out of memory |" in bench_gpu.markdown(rows)
+    monkeypatch.setattr(gpu.grpo.GRPOTrainer, "train", full)
+    rows = gpu.bench_gpu("tiny", [(40, 3)], questions=1, steps=1, asked=1)
+    assert rows[2]["did_not_fit"] == "CUDA out of memory" and "| CUDA out of memory |" in gpu.markdown(rows)
 
 
 def test_from_a_shell(capsys):
-    assert main(["bench", "flops", "--size", "tiny", "--json"]) == 0
+    bench.main(["flops", "--size", "tiny", "--json"])
     record = json.loads(capsys.readouterr().out)
     assert record["kind"] == "flops" and len(record["rows"]) == 4
     assert {"cpu", "threads", "load"} <= set(record["machine"]) and "torch" in record["environment"]
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_readme_shows_the_kept_figures(kind):
+def test_the_page_on_speed_shows_the_kept_figures(kind):
     text = (HERE / f"{kind}.json").read_text()
     record = json.loads(text)
     assert record["kind"] == kind and record["environment"]["commit"]
-    assert record["machine"]["threads"] == 1  # as the README says; more would count for and against both sides
-    assert bench.markdown(kind, record["rows"]) in (HERE.parents[1] / "README.md").read_text()
+    assert record["machine"]["threads"] == 1  # as the page says; more would count for and against both sides
+    assert bench.markdown(kind, record["rows"]) in (HERE.parents[1] / "docs" / "speed.md").read_text()
     assert not re.search(r'": "/', text), "a path of the machine is in the record"

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 import pytest
 
 from aqa_lib import predictions
+from aqa_lib.cli import study as command
 from aqa_lib.course import study
 from aqa_lib.tests.helpers import REPLIES, write_run
 
@@ -120,7 +121,7 @@ def test_the_whole_study_is_printed_with_controls_for_the_base_and_the_best(tmp_
     monkeypatch.setattr(study, "_caller", lambda processes: player)
     monkeypatch.setattr(synth, "write", lambda folder: folder)
     parser = ArgumentParser()
-    study.add_study_arguments(parser)
+    command.add_arguments(parser)
     study.run_study(parser.parse_args(["--output", str(tmp_path), "--seeds", "0", "1"]))
     controlled = [command for command in player.commands if "--controls" in command]
     assert sorted(command[command.index("--output") + 1].rpartition("/")[2] for command in controlled) == [
@@ -143,7 +144,7 @@ def test_rows_can_be_chosen_and_unknown_ones_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("AQA_SCALE", "colab")  # no data are made there
     monkeypatch.setattr(study, "summarize", lambda runs, folder: "")
     parser = ArgumentParser()
-    study.add_study_arguments(parser)
+    command.add_arguments(parser)
     options = ["--output", str(tmp_path), "--seeds", "3", "--rows", "base-2", "grpo-2"]
     study.run_study(parser.parse_args(options))
     assert {command[command.index("--style") + 1] for command in player.commands if command[0] == "evaluate"} == {"2"}

@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 import numpy as np
 import pytest
 
+from aqa_lib.cli import ablation as command
 from aqa_lib.predictions import PredictionsError
 from aqa_lib.results import ablation
 from aqa_lib.tests.helpers import write_run
@@ -77,8 +78,8 @@ def test_agreement_is_followed_over_training(files):
 
 def test_table_figure_and_command(files, tmp_path, capsys):
     parser = ArgumentParser()
-    ablation.add_ablation_arguments(parser)
-    ablation.run_ablation(parser.parse_args([*map(str, files), "--output", str(tmp_path / "out")]))
+    command.add_arguments(parser)
+    command.run(parser.parse_args([*map(str, files), "--output", str(tmp_path / "out")]))
     text = capsys.readouterr().out
     assert "| test, mean [95 % over questions] | grpo, prompt 2 | grpo, prompt 3 | base, prompt 2 |" in text
     assert "| grpo, prompt 3 - grpo, prompt 2 | -15.0 [" in text

@@ -2,12 +2,12 @@
 
 import argparse
 import csv
+import importlib
 import io
 import json
 
 import pytest
 
-from aqa_lib.cli import results as commands
 from aqa_lib.course import plan
 from aqa_lib.predictions import Predictions, PredictionsError, control_path, write_official
 from aqa_lib.results import mmau, paper, report
@@ -181,8 +181,9 @@ def test_the_plan_names_its_estimates():
 
 def command(name, *words):
     parser = argparse.ArgumentParser()
-    getattr(commands, f"add_{name}_arguments")(parser)
-    return getattr(commands, f"run_{name}")(parser.parse_args([str(word) for word in words]))
+    module = importlib.import_module(f"aqa_lib.cli.{name}")
+    module.add_arguments(parser)
+    return module.run(parser.parse_args([str(word) for word in words]))
 
 
 def test_score_prints_tables_and_json(runs, tmp_path, capsys):

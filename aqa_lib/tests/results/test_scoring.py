@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aqa_lib import dataset, evaluation
+from aqa_lib import dataset, evaluation, predictions
 from aqa_lib.predictions import Predictions, read, write_official
 from aqa_lib.results import mmau, scoring
 from aqa_lib.runtime import files
@@ -115,7 +115,7 @@ def test_both_test_minis_go_the_whole_way(tmp_path, version):
     name = {mmau.OLD: "mmau-test-mini-2025-03-25.json", mmau.NEW: "mmau-test-mini-v05.15.25.json"}[version]
     questions = dataset.read_mmau(SHARED / name, check_audio=False)
     rows = [
-        evaluation.question_row(i, q) | evaluation.read_reply(f"<answer>{q.choices[0]}</answer>", q)
+        predictions.question_row(i, q) | evaluation.read_reply(f"<answer>{q.choices[0]}</answer>", q)
         for i, q in enumerate(questions)
     ]
     report = scoring.score(rows)

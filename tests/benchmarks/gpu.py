@@ -1,6 +1,6 @@
-"""Run the report's step at full size on one GPU, and say where the time goes: `python -m aqa_lib bench gpu`.
+"""Run the paper's step at full size on one GPU, and say where the time goes: `python tests/benchmarks/bench.py gpu`.
 
-Beside the flow. The model has Qwen2-Audio-7B's true configuration and random weights, so nothing is downloaded; the
+The model has Qwen2-Audio-7B's true configuration and random weights, so nothing is downloaded; the
 trainer is `GRPOTrainer` with the options of the full scale. Memory is capped at an 80 GB card's. Without a GPU the same
 code runs at a tiny size, which proves that it runs and measures nothing of interest.
 """
@@ -16,15 +16,15 @@ from statistics import median
 
 import soundfile
 import torch
+from bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
 from transformers import TrainerCallback
 
-from . import audio, evaluation, grpo, scale
-from .bench import G, build, build_processor, example, noise, our_trainer, quiet, tflop
-from .dataset import Question
-from .runtime import faults
+from aqa_lib import audio, evaluation, grpo, scale
+from aqa_lib.dataset import Question
+from aqa_lib.runtime import faults
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (780, 256))
-QUESTIONS = 16  # a step, the report's
+QUESTIONS = 16  # a step, the paper's
 CAP = 80e9  # bytes
 REPORT = (115, 144)  # GPU-seconds a step, on eight cards
 TEST_MINI = 1000  # questions

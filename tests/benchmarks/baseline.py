@@ -1,6 +1,6 @@
-"""Take a GRPO step as the report does, written plainly: what `bench` measures this package against.
+"""Take a GRPO step as the paper does, written plainly: what `bench` measures this package against.
 
-Beside the flow: only `bench` imports it. It computes what `trainer` computes, by transformers' own means alone: every
+Only `bench` imports it. It computes what `trainer` computes, by transformers' own means alone: every
 answer is a full row behind its own copy of the prompt and of the clip, each clip is padded to 30 s, and logits are
 made at every position. So it encodes a clip 3 x G times a step: to sample, for the policy, for the reference.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from .inputs import Prompts
-from .loss import group_advantages, grpo_loss
+from aqa_lib.inputs import Prompts
+from aqa_lib.loss import group_advantages, grpo_loss
 
 FRAMES_PER_POSITION = 2  # of the encoder
 
@@ -35,7 +35,7 @@ def row_logps(model: nn.Module, inputs: BatchFeature, rows: Tensor) -> Tensor:
     P = inputs["input_ids"].shape[1]
     seen = torch.cat([inputs["attention_mask"], torch.ones_like(rows[:, P:])], 1)
     logits = model(**inputs | {"input_ids": rows, "attention_mask": seen}, use_cache=False).logits  # (B * G, P + C, V)
-    logps = [  # row by row, as the report: the softmax of all at once would need twice the memory
+    logps = [  # row by row, as the paper: the softmax of all at once would need twice the memory
         row.log_softmax(-1).gather(1, ids[:, None]).squeeze(1)
         for row, ids in zip(logits[:, :-1], rows[:, 1:], strict=True)
     ]

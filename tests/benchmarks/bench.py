@@ -1,12 +1,11 @@
-"""Measure what a step costs, and against what: `python -m aqa_lib bench [step|flops|audio|gpu] [--json]`.
+"""Measure what a step costs, and against what: `python tests/benchmarks/bench.py [step|flops|audio|gpu] [--json]`.
 
-Beside the flow. `step` times our step beside the report's way (`baseline`) and beside TRL's trainer; `flops` counts the
-operations of one group at the true size of Qwen2-Audio-7B, without a GPU and without its weights; `audio` times the
-encoder and the mel on a clip's own length beside the padded ones, after checking that both give the same numbers.
-`gpu` is in `bench_gpu`. Models are random: time does not depend on what they know. Seconds are the processor's, which
-others on a shared machine disturb less than the clock's; with one thread (`OMP_NUM_THREADS=1`) they are the same on a
-quiet one. Nothing here decides whether a test passes; the figures are kept, with machine and commit, in
-`tests/benchmarks/`.
+`step` times our step next to the paper's way (`baseline`) and to TRL's trainer; `flops` counts the operations of one
+group at the true size of Qwen2-Audio-7B, without a GPU and without its weights; `audio` times the encoder and the mel
+on a clip's own length next to the padded ones, after checking that both give the same numbers; `gpu` is in `gpu.py`.
+Models are random: time does not depend on what they know. Seconds are the processor's, which other processes disturb
+less than the clock's; with one thread (`OMP_NUM_THREADS=1`) they are the same on a quiet machine. Nothing here decides
+whether a test passes; the figures are kept, with machine and commit, next to this file.
 """
 
 import copy
@@ -17,11 +16,12 @@ import platform
 import re
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+import baseline
 import numpy as np
 import soundfile
 import torch
@@ -40,15 +40,15 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from . import audio, baseline
-from .dataset import Question
-from .grpo import GRPOConfig, GRPOTrainer
-from .inputs import Example, Prompts, Rollouts, collate
-from .logps import completion_logps
-from .model import encode_audio, parts, use_own_attention
-from .runtime import files
-from .tiny import pretrain
-from .training.data import Examples
+from aqa_lib import audio
+from aqa_lib.dataset import Question
+from aqa_lib.grpo import GRPOConfig, GRPOTrainer
+from aqa_lib.inputs import Example, Prompts, Rollouts, collate
+from aqa_lib.logps import completion_logps
+from aqa_lib.model import encode_audio, parts, use_own_attention
+from aqa_lib.runtime import files
+from aqa_lib.tiny import pretrain
+from aqa_lib.training.data import Examples
 
 SHAPES = ((280, 12), (780, 12), (280, 64), (280, 256))  # tokens of a prompt (250 or 750 of them audio) and an answer
 TEXT = 30  # tokens of a prompt that are not audio
@@ -236,7 +236,7 @@ def _timed(trainer) -> Callable[[], float]:
 
 
 def bench_step(size: str = "small", shapes: Sequence[tuple[int, int]] = SHAPES, rounds: int = 3) -> list[dict]:
-    """Time a step on one question, 8 answers, by four means in turn, so that a busy moment hits all of them."""
+    """Time one step (1 question, 8 answers) with four implementations, interleaved: background load hits all alike."""
     rows = []
     for shape in shapes:
         P, C = shape
@@ -404,7 +404,7 @@ def machine() -> dict:
 def markdown(kind: str, rows: list[dict]) -> str:
     """Write figures as a table."""
     if kind == "step":
-        lines = ["| prompt, answer tokens | ours, s | as the report, s | ratio | text: ours, TRL, s | ratio | tokens |"]
+        lines = ["| prompt, answer tokens | ours, s | as the paper, s | ratio | text: ours, TRL, s | ratio | tokens |"]
         for row in rows:
             times = [f"{row['median_s'][name]:.2f} ({row['min_s'][name]:.2f})" for name in row["median_s"]]
             ours, report, text, trl = row["median_s"].values()
@@ -433,20 +433,23 @@ def markdown(kind: str, rows: list[dict]) -> str:
 BENCHES = {"step": bench_step, "flops": bench_flops, "audio": bench_audio}
 
 
-def add_bench_arguments(parser: ArgumentParser) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and print a table or JSON."""
+    import gpu
+
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", nargs="?", choices=[*BENCHES, "gpu"], default="step", help="what to measure")
     parser.add_argument("--size", choices=list(SIZES), help="of the model; each kind has its own if not given")
     parser.add_argument("--json", action="store_true", help="print JSON, with machine, versions and commit")
-
-
-def run_bench(args: Namespace) -> None:
-    """Measure, and print a table or JSON."""
-    from . import bench_gpu
-
+    args = parser.parse_args(arguments)
     size = {"size": args.size} if args.size else {}
-    rows = (BENCHES | {"gpu": bench_gpu.bench_gpu})[args.kind](**size)
+    rows = (BENCHES | {"gpu": gpu.bench_gpu})[args.kind](**size)
     if args.json:
         record = {"kind": args.kind, "machine": machine(), "environment": files.environment(), "rows": rows}
         print(json.dumps(record, indent=1))
     else:
-        print(bench_gpu.markdown(rows) if args.kind == "gpu" else markdown(args.kind, rows))
+        print(gpu.markdown(rows) if args.kind == "gpu" else markdown(args.kind, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""`prepare`: check a question file and its clips once, before a long run."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from . import options
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    option = parser.add_argument
+    option("questions", help="AVQA's JSON lines, MMAU's JSON, or any JSON with --columns")
+    option("output", help="file for the questions that can be used: JSON lines in AVQA's form")
+    option("--audio", help="folder of the clips; the question file's if not given")
+    option("--columns", type=options.mapping, metavar="OURS=THEIRS,...", help="names in the file, as in evaluate")
+    option("--flac", action="store_true", help="also write the clips as the model hears them: mono, 16 kHz")
+    option("--max_seconds", type=float, default=30.0, help="the longest that the model hears")
+    option("--workers", type=int, help="clips checked at a time; one a core if not given")
+
+
+def run(args: Namespace) -> None:
+    from ..prepare import prepare
+
+    given = (args.audio, args.columns, args.flac, args.workers, args.max_seconds)
+    report = prepare(args.questions, args.output, *given)
+    root = "" if args.flac else f" --audio {args.audio or Path(args.questions).parent}"
+    print(f"{report}\nWritten: {args.output} and {args.output}.report.json. Then: train --train {args.output}{root}")

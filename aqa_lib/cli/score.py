@@ -1,0 +1,60 @@
+"""`score`: say what finished predictions are worth, ours or anybody's; no model is loaded."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..runtime.errors import AqaError
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE",
+        help="finished predictions: ours, or a JSON list or JSON lines with choices, answer and model_output",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="Q",
+        help="the questions that were asked: those not in FILE count as wrong",
+    )
+    parser.add_argument(
+        "--official",
+        type=Path,
+        metavar="OUT",
+        help="also write FILE in MMAU's official form, for the leaderboard",
+    )
+
+
+def run(args: Namespace) -> None:
+    """Print what each file is worth, with the controls that were made with it."""
+    from .. import dataset, predictions
+
+    if args.official and len(args.files) > 1:
+        raise AqaError("--official writes one file; give one FILE.")
+    asked = None
+    if args.questions:
+        questions = dataset.read(args.questions, check_audio=False)
+        asked = [predictions.question_row(i, question) for i, question in enumerate(questions)]
+    made = [show(path, asked, not args.json) for path in args.files]
+    if args.official:
+        predictions.write_official(predictions.read(args.files[0]).rows, args.official, args.questions)
+    if args.json:
+        print(json.dumps(made if len(made) > 1 else made[0], indent=1, allow_nan=False))
+
+
+def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:
+    """Score a file and its controls; print them as tables, and return them for JSON. asked: all its questions."""
+    from .. import predictions
+    from ..results import comparison, scoring
+
+    run = predictions.read(path)
+    run = run if asked is None else scoring.complete(run, asked)
+    found = scoring.score(run)
+    controls = comparison.controls(path) if found.official else []
+    if tables:
+        print(found.markdown())
+        if run.meta and found.official:
+            print(comparison.controls_markdown(controls))
+    return found.to_dict() | {"controls": {control.name: control.to_dict() for control in controls}}

@@ -1,0 +1,27 @@
+"""`study`: the paper's Qwen2-Audio rows, three seeds each; with --dose the laboratory of wrong labels."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from . import options
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--output", type=Path, default=Path("runs/study"), help="folder for all runs; an existing study is resumed")
+    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    option("--rows", nargs="+", metavar="ROW", help="only these, as in base-2 sft-1 sft-lora-1 grpo-2 grpo-3")
+    option("--processes", type=int, default=2, help="runs at a time; 1 on a machine with one GPU")
+    option("--train_options", default="", help="further options of every train and sft, as one text")
+    option("--evaluate_options", default="", help="further options of every evaluate, as one text")
+    option("--dose", action="store_true", help="measure accuracy against wrong labels, rates and budgets instead")
+
+
+def run(args: Namespace) -> None:
+    from ..course import lab, study
+
+    options.quiet()
+    if args.dose:
+        lab.run_all(args.output, args.seeds, args.processes)
+    else:
+        study.run_study(args)
