@@ -103,10 +103,11 @@ def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tup
         run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
     if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
         raise AqaError(f'--lora_r must be a positive integer or "none", got {run.lora_r!r}.')
-    run.lora_r, run.columns = run.lora_r and int(run.lora_r), run.columns and mapping(run.columns)
+    run.lora_r = run.lora_r and int(run.lora_r)
     try:
+        run.columns = run.columns and mapping(run.columns)
         return run, config(**made)
-    except (ValueError, TypeError) as error:  # transformers' own checks of its options
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:  # transformers' own checks, too
         raise AqaError(str(error)) from error
 
 
@@ -118,7 +119,7 @@ def mapping(text: str) -> dict[str, str]:
     """
     pairs = [pair.split("=") for pair in text.split(",")]
     if not all(len(pair) == 2 for pair in pairs):
-        raise AqaError(f"--columns {text!r}: give OURS=THEIRS pairs, as in question=text,answer=label.")
+        raise argparse.ArgumentTypeError(f"{text!r}: give OURS=THEIRS pairs, as in question=text,answer=label")
     return dict(pairs)
 
 
