@@ -1,8 +1,9 @@
-"""Make the report's whole table in one command: base, SFT, SFT with LoRA, GRPO with prompts 2 and 3, three seeds each.
+"""Make the paper's whole table in one command: base, SFT, SFT with LoRA, GRPO with prompts 2 and 3, three seeds each.
 
-`trainer, sft -> evaluation -> report, ablation -> [study]`. Every run is a process of its own with the very commands
-that a user would type (`commands.txt` lists them), at the scale that AQA_SCALE names. A study that was stopped goes on
-where it was. Unlike the report, the winner is chosen on held-out questions before its test answers are looked at; and
+`grpo, sft -> evaluation -> results -> [study]`. Every run is a process of its own with the very commands that a user
+would type (`commands.txt` lists them), at the scale that AQA_SCALE names. A study that was stopped resumes. Each
+trained row gets the learning rate that held-out questions choose for it, with the first seed, from the same five; they
+are labelled as badly as the training questions. The winner, too, is chosen before its test answers are looked at; and
 the controls that show whether it listens are asked of it and of the base.
 """
 
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +27,12 @@ from .. import scale as scales
 from ..results import ablation, comparison, report, scoring
 from ..results.plotting import read_metrics
 from ..runtime.errors import AqaError
-from ..runtime.files import write_whole
+from ..runtime.files import environment, write_whole
 from . import plan
 
 SEEDS = (0, 1, 2)
+RATES = {"tiny": (3e-5, 1e-4, 2e-4, 5e-4, 1e-3)}  # by scale; elsewhere the scale's own rates are taken
+WORLD = scales.TINY.with_name("study")  # the tiny world with more questions to choose on and to test on
 CONTROLS = "--controls"
 PROGRAM = ["python", "-m", "aqa_lib"]  # how `plan` begins a command
 
@@ -48,6 +51,7 @@ class Run:
     folder: Path
     train: tuple[str, ...]
     evaluate: tuple[str, ...]
+    on_trial: bool = False  # its learning rate is: it is trained, and not tested
 
     @property
     def predictions(self) -> Path:
@@ -68,8 +72,11 @@ def runs(
     seeds: Sequence[int] = SEEDS,
     train_options: Sequence[str] = (),
     evaluate_options: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> list[Run]:
     """List the runs of a study: each row of `plan.JOBS` with each seed; the base has no seed.
+
+    rates: by row, as in `grpo-2`, where they were chosen; a run's name then ends with its rate.
 
     >>> [run.name for run in runs("runs/study", seeds=[0])]
     ['base-2', 'base-3', 'sft-1-0', 'sft-lora-1-0', 'grpo-2-0', 'grpo-3-0']
@@ -77,7 +84,10 @@ def runs(
     made = []
     for job in plan.JOBS:
         for seed in seeds if job.command else [None]:
-            name = f"{job.method}-{job.style}" + ("" if seed is None else f"-{seed}")
+            row = f"{job.method}-{job.style}"
+            name = row if seed is None else f"{row}-{seed}"
+            rate = [] if seed is None or not rates else ["--learning_rate", f"{rates[row]:g}"]
+            name += f"-lr{rate[1]}" if rate else ""
             at, train = Path(folder) / name, ()
             evaluate = ["evaluate", "--style", str(job.style), "--method", job.method, *evaluate_options]
             evaluate += ["--output", f"{at}.jsonl"]
@@ -85,10 +95,20 @@ def runs(
                 evaluate += [CONTROLS]
             else:
                 words = shlex.split(job.command.format(style=job.style))[len(PROGRAM) :]
-                train = (*words, "--seed", str(seed), "--output_dir", str(at), *train_options)
+                train = (*words, "--seed", str(seed), "--output_dir", str(at), *train_options, *rate)
                 evaluate += ["--model", str(at), "--train_seed", str(seed)]
             made.append(Run(name, job.method, job.style, seed, at, train, tuple(evaluate)))
     return made
+
+
+def choose(trials: Sequence[Run]) -> dict[str, float]:
+    """Choose each row's learning rate by held-out accuracy; the gentler of equals. trials: one training a rate."""
+    best: dict[str, tuple[float, float]] = {}
+    for run in trials:
+        rate = float(run.train[run.train.index("--learning_rate") + 1])
+        row = f"{run.method}-{run.style}"
+        best[row] = max(best.get(row, (-1.0, 0.0)), (held_out(run), -rate))
+    return {row: -rate for row, (_, rate) in best.items()}
 
 
 def complete(
@@ -112,13 +132,16 @@ def complete(
 def _complete(run: Run, call: Callable) -> str | None:
     """Finish one run, and return what went wrong."""
     start, log = time.monotonic(), run.folder.with_name(f"{run.name}.log")
-    if run.trained and _answered(run):
+    if run.trained and (run.on_trial or _answered(run)):
         print(f"{run.name}: is there already", flush=True)
         return None
     if not run.trained:
         resume = ["--resume", "true"] if any(run.folder.glob("checkpoint-*/trainer_state.json")) else []
         if code := call([*run.train, *resume], log):
             return _failure(run, log, code)
+    if run.on_trial:
+        print(f"{run.name}: {held_out(run):.1%} right on held-out questions", flush=True)
+        return None
     if code := call(run.evaluate, log):
         return _failure(run, log, code)
     for checkpoint in run.folder.glob("checkpoint-*"):  # the model itself lies beside them
@@ -232,22 +255,58 @@ def summarize(study: Sequence[Run], folder: str | Path) -> str:
     return text
 
 
+def record(study: Sequence[Run], file: Path, rates: Mapping[str, float]) -> None:
+    """Write what a study found as JSON: every run's score by task, and the findings with their verdicts."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for run in study:
+        found = scoring.score(predictions.read(run.predictions))
+        by_task = {task: rates["official"].to_dict() for task, rates in found.by.get("task", {}).items()}
+        row = {"name": run.name, "method": run.method, "style": run.style, "seed": run.seed}
+        row |= {"rate": rates.get(f"{run.method}-{run.style}"), "n": found.n, "official": found.official.to_dict()}
+        rows.append(row | {"by_task": by_task} | ({"held_out": held_out(run)} if run.train else {}))
+    ours = [table for table in report.build(report.gather([run.predictions for run in study])) if table.findings]
+    findings = [
+        {"claim": finding.claim, "verdict": finding.verdict}
+        | {key: getattr(finding.ours, key) for key in ("points", "low", "high", "p_holm")}
+        for table in ours
+        for finding in table.findings
+        if finding.ours
+    ]
+    recipes = comparison.recipes_of([predictions.read(run.predictions) for run in study])
+    means = [{"name": recipe.name, "seeds": recipe.seeds, "mean": list(recipe.over_questions)} for recipe in recipes]
+    made = {"rates": dict(rates), "means": means, "findings": findings, "runs": rows, "environment": environment()}
+    write_whole(file, json.dumps(made, indent=1) + "\n")
+
+
 def run_study(args: Namespace) -> None:
     """Run what is missing, then the controls of the best, and print the report's table for this scale's world."""
     start, scale = time.monotonic(), scales.get()
     print(scale)
+    options = (shlex.split(args.train_options), shlex.split(args.evaluate_options))
     if scale.name == "tiny":  # before the processes do, all at once
         from ..tiny import synth
 
-        synth.write(scales.TINY)
-    options = (shlex.split(args.train_options), shlex.split(args.evaluate_options))
-    study = runs(args.output, list(dict.fromkeys(args.seeds)), *options)
+        synth.write(WORLD, validation=300, test=1500)
+        options[0][:0] = ["--train", str(WORLD / "train.jsonl"), "--held_out", str(WORLD / "val.jsonl")]
+        options[1][:0] = ["--questions", str(WORLD / "test.json")]
+    seeds, chosen = list(dict.fromkeys(args.seeds)), None
+    study = runs(args.output, seeds, *options)
     rows = list(dict.fromkeys(f"{run.method}-{run.style}" for run in study))
     if unknown := set(args.rows or ()) - set(rows):
         raise StudyError(f"no row is named {', '.join(sorted(unknown))}; choose from {', '.join(rows)}.")
     study = [run for run in study if f"{run.method}-{run.style}" in (args.rows or rows)]
     if args.processes < 1:
         raise StudyError(f"processes {args.processes}: give 1 or more.")
+    kept = {f"{run.method}-{run.style}" for run in study}
+    if rates := RATES.get(scale.name):
+        trials = [run for rate in rates for run in runs(args.output, seeds[:1], *options, dict.fromkeys(rows, rate))]
+        trials = [replace(run, on_trial=True) for run in trials if run.train and f"{run.method}-{run.style}" in kept]
+        complete(trials, args.processes)
+        chosen = choose(trials)
+        print("learning rates, by held-out accuracy: " + ", ".join(f"{row} {rate:g}" for row, rate in chosen.items()))
+        study = runs(args.output, seeds, *options, dict.fromkeys(rows, 0.0) | chosen)
+        study = [run for run in study if f"{run.method}-{run.style}" in kept]
     complete(study, args.processes)
     winners = {run.name for run in best(study)}
     study = [replace(run, evaluate=(*run.evaluate, CONTROLS)) if run.name in winners else run for run in study]
@@ -257,4 +316,5 @@ def run_study(args: Namespace) -> None:
         encoding="utf-8",
     )
     print(summarize(study, args.output / "report"))
+    record(study, args.output / "report" / "study.json", chosen or {})
     print(f"{(time.monotonic() - start) / 60:.1f} minutes; written: {args.output / 'report'}")

@@ -210,7 +210,7 @@ def _verdict(ours: Difference | None, sign: int) -> str:
         return NOT_RUN
     if ours.real:
         return "holds" if ours.points * sign > 0 else "does not hold"
-    return "cannot be told" if sign > 0 else "holds: no gain is shown"
+    return "not shown" if sign > 0 else "holds: no gain is shown"
 
 
 def markdown(tables: Sequence[Table]) -> str:

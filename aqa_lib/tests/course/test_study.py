@@ -1,6 +1,7 @@
 """The runs are played by a function that writes what a training and an evaluation leave behind."""
 
 import json
+import re
 import threading
 from argparse import ArgumentParser
 
@@ -50,8 +51,9 @@ class Player:
         (folder / "checkpoint-1" / "trainer_state.json").write_text("{}")
         if self.dies and self.dies in folder.name:
             return -9
-        row = folder.name.rsplit("-", 1)[0]
-        text = f"step,eval_accuracy,step_time,num_questions,num_tokens\n0,0.1,,,\n1,,2.0,16,900\n1,{HELD_OUT[row]},,,\n"
+        row = re.match(r"[a-z-]+\d", folder.name)[0]
+        right = HELD_OUT[row] - abs(float(options.get("--learning_rate", 2e-4)) - 2e-4)  # the best rate is 2e-4
+        text = f"step,eval_accuracy,step_time,num_questions,num_tokens\n0,0.1,,,\n1,,2.0,16,900\n1,{right},,,\n"
         (folder / "metrics.csv").write_text(text)
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": 1, "best_global_step": 1}))
         return 0
@@ -119,19 +121,26 @@ def test_the_whole_study_is_printed_with_controls_for_the_base_and_the_best(tmp_
 
     player = Player()
     monkeypatch.setattr(study, "_caller", lambda processes: player)
-    monkeypatch.setattr(synth, "write", lambda folder: folder)
+    monkeypatch.setattr(synth, "write", lambda folder, **sizes: folder)
     parser = ArgumentParser()
     command.add_arguments(parser)
     study.run_study(parser.parse_args(["--output", str(tmp_path), "--seeds", "0", "1"]))
     controlled = [command for command in player.commands if "--controls" in command]
     assert sorted(command[command.index("--output") + 1].rpartition("/")[2] for command in controlled) == [
-        "base-2.jsonl", "base-3.jsonl", "grpo-2-0.jsonl", "grpo-2-1.jsonl",
+        "base-2.jsonl", "base-3.jsonl", "grpo-2-0-lr0.0002.jsonl", "grpo-2-1-lr0.0002.jsonl",
     ]  # fmt: skip
     text = capsys.readouterr().out
     assert "Best on held-out questions: grpo, prompt 2." in text
     assert "| GRPO makes the base better |" in text and "| sft-lora, prompt 1 |" in text
-    assert "| grpo-3-1 | 1 | 16 | 900 | 0.0 | 60.0 | 1 |" in text
-    assert {"report.md", "report.csv", "report.svg", "ablation.md", "ablation.svg", "study.md"} <= {
+    assert "| grpo-3-1-lr0.0002 | 1 | 16 | 900 | 0.0 | 60.0 | 1 |" in text
+    assert "learning rates, by held-out accuracy: sft-1 0.0002, sft-lora-1 0.0002, grpo-2 0.0002, grpo-3 0.0002" in text
+    made = json.loads((tmp_path / "report" / "study.json").read_text())
+    assert set(made["rates"].values()) == {2e-4} and len(made["runs"]) == 2 + 8 and len(made["findings"]) == 4
+    trained = [command for command in player.commands if command[0] != "evaluate"]
+    assert len(trained) == 4 * 5 + 4  # seed 0 at every rate, which seed 1 need not try again
+    evaluated = [command for command in player.commands if command[0] == "evaluate" and "--controls" not in command]
+    assert not any("lr0.0005" in word for command in evaluated for word in command)  # the test chose no rate
+    assert {"study.json", "report.md", "report.csv", "report.svg", "ablation.md", "ablation.svg", "study.md"} <= {
         file.name for file in (tmp_path / "report").iterdir()
     }
     commands = (tmp_path / "commands.txt").read_text().splitlines()
@@ -157,4 +166,4 @@ def test_rows_can_be_chosen_and_unknown_ones_are_refused(tmp_path, monkeypatch):
 def test_a_command_runs_in_a_process_of_its_own(tmp_path):
     assert study._caller(1)(["--help"], tmp_path / "log") == 0
     said = (tmp_path / "log").read_text()
-    assert said.startswith("$ python -m aqa_lib --help") and "usage: python -m aqa_lib JOB" in said
+    assert said.startswith("$ python -m aqa_lib --help") and "usage: python -m aqa_lib COMMAND" in said

@@ -113,7 +113,7 @@ def test_findings_are_tested_and_not_guessed(runs):
     verdicts = {finding.claim: finding.verdict for finding in table.findings}
     assert verdicts == {
         "GRPO makes the base better": "holds",
-        "GRPO beats SFT of all weights": "cannot be told",
+        "GRPO beats SFT of all weights": "not shown",
         "GRPO beats SFT with LoRA": "not run",
         "Thinking aloud does not help": "holds",
     }
