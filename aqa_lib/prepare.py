@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from . import audio, dataset
 from .dataset import Question
+from .runtime import locks
 from .runtime.files import append, write_whole
 
 SHOWN = 10  # dropped questions that are printed; the report file has all
@@ -71,9 +72,16 @@ def prepare(
 
     source, audio_root, columns: as in `dataset.read`. flac: write every clip too, into a folder named like `output`,
     and refer to those; otherwise paths stay relative to the audio folder. workers: threads, one a core if None.
-    Beside `output`: `.clips.jsonl`, the journal, and `.report.json`. Raises DataError if no question is left.
+    Beside `output`: `.clips.jsonl`, the journal, and `.report.json`. Raises DataError if no question is left, LockError
+    where another process writes `output` or trains on it.
     """
     source, output = Path(source), Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(locks.beside(output), str(output)):
+        return _prepare(source, output, audio_root, columns, flac, workers, max_seconds, progress)
+
+
+def _prepare(source: Path, output: Path, audio_root, columns, flac, workers, max_seconds, progress) -> Report:
     root = Path(os.path.realpath(source.parent if audio_root is None else audio_root))
     if not root.is_dir():
         raise dataset.DataError(f"the audio folder {root} does not exist: name the folder of the clips by --audio")
@@ -83,7 +91,6 @@ def prepare(
     questions = dataset.read(source, root, faults, check_audio=False, columns=columns)
     dropped = [{"id": None, "kind": "bad rows", "reason": fault} for fault in faults]
     folder = output.with_suffix("") if flac else None
-    output.parent.mkdir(parents=True, exist_ok=True)
     check = partial(check_clip, root=root, folder=folder, max_seconds=max_seconds)
     found = _check_all(questions, check, Path(f"{output}.clips.jsonl"), workers, progress)
 

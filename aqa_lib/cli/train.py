@@ -33,14 +33,23 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 
     make_trainer: takes the model, its processor, the training questions and the held-out ones.
     """
+    from ..runtime import checkpoints, locks
+
+    options.quiet()
+    print(f"{scale}\ntraining {what.model} on {what.train}, into {config.output_dir}")
+    if not what.resume:
+        checkpoints.refuse_other_run(config.output_dir, None)  # now, before a model is loaded
+    refuse_too_large(what, config)
+    with locks.reading(what.train, what.held_out):
+        _train(what, config, make_trainer)
+
+
+def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from transformers import set_seed
 
     from .. import dataset, model
     from ..runtime import checkpoints, files
 
-    options.quiet()
-    print(f"{scale}\ntraining {what.model} on {what.train}, into {config.output_dir}")
-    refuse_too_large(what, config)
     options.ensure_tiny(what.train)
     reading = {"audio_root": what.audio, "on_error": "skip" if what.skip_bad_rows else "raise", "columns": what.columns}
     questions, held_out = dataset.read(what.train, **reading), None

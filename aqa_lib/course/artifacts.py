@@ -1,21 +1,24 @@
 """Keep what took long to make, so that a notebook runs alone in minutes and after its neighbours in seconds.
 
 `[artifacts] -> recipes -> notebooks`. An artifact is a folder whose name holds a hash of what made it: the scale, the
-settings, and the code that was at work (its syntax tree: a changed comment throws nothing away). So a stale one is
-never loaded, and an interrupted one is resumed. Everything lies under `artifacts/`, or where AQA_ARTIFACTS points;
-delete it at any time.
+settings, what question files and models hold, and the code that was at work (its syntax tree: a changed comment throws
+nothing away). So a stale one is never loaded, and an interrupted one is resumed. Everything lies under `artifacts/`, or
+where AQA_ARTIFACTS points; delete it at any time.
 """
 
 import ast
 import hashlib
 import inspect
 import json
+import math
 import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from .. import scale
+from ..runtime import contents, locks
+from ..tiny import synth
 
 PACKAGE = Path(__file__).parents[1]
 VARIABLE = "AQA_ARTIFACTS"
@@ -34,19 +37,42 @@ def load_or_build(name: str, build: Callable, **settings) -> Path:
     folder that may hold what an interrupted call left, and should go on with it. Says which of the two it did. Raises
     what build raises; nothing half-made is ever returned.
     """
-    made_by = {"scale": repr(scale.get()), "code": code_version(build), "settings": settings}
+    made_by = {
+        "scale": repr(scale.get()),
+        "code": code_version(build),
+        "settings": settings,
+        "inputs": inputs(settings),
+    }
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
     done = folder() / f"{name}-{digest}"
-    if (done / RECORD).is_file():
-        print(f"{name}: found, made before by the same code and settings")
-        return done
     draft = folder() / f".{name}-{digest}"
-    print(f"{name}: {'going on with what was interrupted' if draft.exists() else 'not there yet, making it'}")
-    draft.mkdir(parents=True, exist_ok=True)
-    build(draft, **settings)
-    (draft / RECORD).write_text(json.dumps({"name": name} | made_by, indent=1), encoding="utf-8")
-    draft.replace(done)
+    if not (done / RECORD).is_file():
+        folder().mkdir(parents=True, exist_ok=True)
+        with locks.hold(f"{draft}.lock", name, wait=math.inf):  # another notebook may be making it
+            if not (done / RECORD).is_file():
+                print(
+                    f"{name}: {'going on with what was interrupted' if draft.exists() else 'not there yet, making it'}"
+                )
+                draft.mkdir(parents=True, exist_ok=True)
+                build(draft, **settings)
+                (draft / RECORD).write_text(json.dumps({"name": name} | made_by, indent=1), encoding="utf-8")
+                draft.replace(done)
+                return done
+    print(f"{name}: found, made before by the same code and settings")
     return done
+
+
+def inputs(settings: dict) -> dict[str, str]:
+    """Hash the files that a build reads: the scale's questions and model, and what its settings name.
+
+    A hub id stands for its files: the hub's cache keeps them by their hashes.
+    """
+    here = scale.get()
+    if here.train.parent == scale.TINY:
+        synth.write(scale.TINY)  # before it is hashed, not after
+    named = {"model": here.model, "train": here.train, "held_out": here.held_out, "test": here.test} | settings
+    found = {key: contents.digest(path) for key, path in named.items() if isinstance(path, str | Path)}
+    return {key: digest for key, digest in found.items() if digest}
 
 
 def code_version(function: Callable) -> str:

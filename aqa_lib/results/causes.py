@@ -17,6 +17,7 @@ from .. import prompt
 from ..dataset import show
 from ..escape import figure as label_of
 from ..predictions import Predictions, PredictionsError, group
+from ..runtime import locks
 from ..runtime.errors import AqaError
 from ..runtime.files import write_whole
 from . import plotting
@@ -98,16 +99,16 @@ def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
     """
     if cause not in _allowed():
         raise AqaError(f"cause {show(cause)} is unknown; choose {', '.join(CAUSES)}, and say more in the note.")
-    tags = read_tags(path)  # again: another notebook may have written since
-    tags.pop(name, None)
-    if cause or note:
-        tags[name] = {"cause": cause, "note": note}
+    beside = tags_path(path)
     try:
-        write_whole(tags_path(path), json.dumps(tags, indent=1))
+        with locks.hold(locks.beside(beside), str(beside), wait=30):
+            tags = read_tags(path)  # again: another notebook may have written since
+            tags.pop(name, None)
+            if cause or note:
+                tags[name] = {"cause": cause, "note": note}
+            write_whole(beside, json.dumps(tags, indent=1))
     except OSError as error:
-        raise PredictionsError(
-            f"{tags_path(path)}: cannot be written ({error.strerror}); free it, and tag again."
-        ) from error
+        raise PredictionsError(f"{beside}: cannot be written ({error.strerror}); free it, and tag again.") from error
 
 
 def noted(path: str | Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .errors import AqaError
@@ -52,18 +52,40 @@ def hold(path: str | Path, what: str, wait: float = 0.0, shared: bool = False) -
             if time.monotonic() - start >= wait:
                 raise LockError(f"{what} is in use by {_holder(file)}; wait for it, or choose another place.")
             if not told:
-                logger.info("%s is in use by %s; waiting for it.", what, _holder(file))
+                logger.warning("%s is in use by %s; waiting for it.", what, _holder(file))
                 told = True
             time.sleep(0.1)
         _sign(file)
         yield  # closing the file releases the lock
 
 
+@contextmanager
+def reading(*paths: str | Path | None) -> Iterator[None]:
+    """Keep `prepare` from writing to files while the block runs; raises LockError where it is at work on one.
+
+    Only files that `prepare` made have a lock, so that nothing is written beside anybody else's.
+    """
+    with ExitStack() as held:
+        for path in filter(None, paths):
+            lock = beside(path)
+            if lock.exists() and os.access(lock, os.W_OK):
+                held.enter_context(hold(lock, str(path), shared=True))
+        yield
+
+
+def beside(path: str | Path) -> Path:
+    """Name the lock of a file.
+
+    >>> beside("data/train.jsonl").name
+    '.train.jsonl.lock'
+    """
+    return Path(path).with_name(f".{Path(path).name}.lock")
+
+
 def _open(path: Path):
     """Open a lock's file for reading and writing; None where this system has no locks."""
     if fcntl is None:
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
 
 

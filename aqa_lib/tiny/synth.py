@@ -13,9 +13,10 @@ the picture (Both), which one time in four is not the thing that sounds. So 82.5
 of AVQA's can is not known; these shares make the accuracy reward of a trained model level off near the paper's 0.8.
 """
 
+import errno
 import hashlib
 import json
-import os
+import math
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ import soundfile
 
 from ..audio import SAMPLE_RATE
 from ..dataset import Question
+from ..runtime import files, locks
 from . import sounds
 
 SPLITS = ("train", "validation", "test", "pretraining")  # each draws from seeds of its own
@@ -237,8 +239,32 @@ def write(
         return folder
     if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         raise FileExistsError(f"{folder} holds files that synth.write did not make; choose another folder.")
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(locks.beside(folder), str(folder), wait=math.inf):
+        if mark.is_file() and json.loads(mark.read_text()) == fingerprint:  # another process made it meanwhile
+            return folder
+        draft = folder.with_name(f".{folder.name}.part")
+        for old in folder.parent.glob(f".{folder.name}.*"):  # what a kill left
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            _write(draft, train, validation, test, seed)
+            (draft / "fingerprint.json").write_text(json.dumps(fingerprint))
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.replace(folder)
+        except (OSError, soundfile.SoundFileError) as error:
+            full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder.parent).free < 2**20
+            reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).rstrip(".")
+            raise files.FileError(
+                f"{folder}: the tiny world's clips cannot be written ({reason}); they take 90 MB: make room, or set "
+                "AQA_ARTIFACTS to a folder elsewhere."
+            ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _write(draft: Path, train: int, validation: int, test: int, seed: int) -> None:
+    """Write all clips and questions into a new folder."""
     for name in ("audio", "test-mini-audios"):
         (draft / name).mkdir(parents=True)
     for split, count, file in (("train", train, "train.jsonl"), ("validation", validation, "val.jsonl")):
@@ -246,10 +272,6 @@ def write(
         (draft / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     rows = [_mmau_row(draft, index, seed) for index in range(test)]
     (draft / "test.json").write_text(json.dumps(rows, indent=1))
-    (draft / "fingerprint.json").write_text(json.dumps(fingerprint))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.replace(folder)
-    return folder
 
 
 def _avqa_row(folder: Path, split: str, index: int, seed: int, relations: Mapping[str, float]) -> dict:

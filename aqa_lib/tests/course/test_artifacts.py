@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 
 import pytest
 
@@ -31,6 +32,25 @@ def test_other_settings_another_scale_and_fewer_steps_are_other_artifacts(monkey
     monkeypatch.setenv(scale.VARIABLE, "full")
     made.add(artifacts.load_or_build("thing", build, size=1))
     assert len(made) == 4
+
+
+@pytest.mark.parametrize("which", ["train.jsonl", "test.json", "model/model.safetensors", "trained/model.safetensors"])
+def test_a_replaced_question_file_or_model_makes_it_stale(tmp_path, monkeypatch, which):
+    """Under the same name, of the same size."""
+    for name in ("train.jsonl", "test.json", "model/model.safetensors", "trained/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    made = scale.Scale("own", "here", str(tmp_path / "model"), tmp_path / "train.jsonl", tmp_path / "test.json")
+    monkeypatch.setattr(scale, "get", lambda: made)
+
+    def build(folder, path):
+        (folder / "made").write_text((tmp_path / which).read_text())
+
+    first = artifacts.load_or_build("thing", build, path=str(tmp_path / "trained"))
+    assert artifacts.load_or_build("thing", build, path=str(tmp_path / "trained")) == first
+    (tmp_path / which).write_text("two")
+    os.utime(tmp_path / which, ns=(10**18, 10**18))
+    assert (artifacts.load_or_build("thing", build, path=str(tmp_path / "trained")) / "made").read_text() == "two"
 
 
 def test_goes_on_with_what_was_interrupted(capsys):

@@ -157,7 +157,8 @@ def test_writing_twice_does_nothing_and_other_arguments_do(folder):
     synth.write(other, train=9, validation=3, test=3, seed=1, relations={"View": 1.0})
     rows = [json.loads(line) for line in (other / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 9 and {row["question_relation"] for row in rows} == {"View"}
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["data", "other"]  # no draft is left behind
+    names = sorted(p.name for p in folder.parent.iterdir())
+    assert names == [".data.lock", ".other.lock", "data", "other"]  # no draft is left behind
 
 
 def test_a_folder_of_others_is_not_replaced(tmp_path):
