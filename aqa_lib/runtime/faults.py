@@ -99,5 +99,5 @@ def refuse(value: float, what: str, step: int, batches: list[dict], folder: str 
     names = ", ".join(str(row["id"]) for row in batches[:4]) + (", ..." if len(batches) > 4 else "")
     raise RunError(
         f"step {step}: the {what} is {float(value)}, so the run stopped before it reached the weights; the batch "
-        f"({names}) is in {path}: lower the learning rate or remove a question, and resume."
+        f"({names}) is in {path}: look at it, then start anew with a lower learning rate or without a question."
     )

@@ -75,8 +75,10 @@ def test_a_run_says_how_it_was_made(train, questions, tmp_path, monkeypatch):
     assert made["questions"]["train"]["n"] == len(questions) and len(made["questions"]["train"]["sha256"]) == 64
     assert {"torch", "transformers", "trl", "python", "commit", "dirty", "device"} <= set(made["environment"])
     assert made["resumed_from"] is None
-    train(max_steps=2, resume=True)
-    assert json.loads((tmp_path / "run.json").read_text())["resumed_from"].endswith("checkpoint-1")
+    train(rewards=["accuracy"], max_steps=2, seed=5, logging_steps=2, resume=True)
+    again = json.loads((tmp_path / "run.json").read_text())
+    assert again["resumed_from"].endswith("checkpoint-1") and again["started"] == made["started"]
+    assert again["resumes"][0]["changed"]["max_steps"] == [1, 2] == again["resumes"][0]["changed"]["logging_steps"]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if any(s in path.read_bytes() for s in (b"of_the_environment", b"token_given"))]
 

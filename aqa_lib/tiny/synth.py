@@ -247,7 +247,7 @@ def write(
         for old in folder.parent.glob(f".{folder.name}.*"):  # what a kill left
             shutil.rmtree(old, ignore_errors=True)
         try:
-            _write(draft, train, validation, test, seed)
+            _write(draft, train, validation, test, seed, relations)
             (draft / "fingerprint.json").write_text(json.dumps(fingerprint))
             shutil.rmtree(folder, ignore_errors=True)
             draft.replace(folder)
@@ -255,7 +255,7 @@ def write(
             full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder.parent).free < 2**20
             reason = "the disk is full" if full else getattr(error, "strerror", None) or str(error).rstrip(".")
             raise files.FileError(
-                f"{folder}: the tiny world's clips cannot be written ({reason}); they take 90 MB: make room, or set "
+                f"{folder}: the tiny world's clips cannot be written ({reason}); they take 110 MB: make room, or set "
                 "AQA_ARTIFACTS to a folder elsewhere."
             ) from error
         finally:
@@ -263,7 +263,7 @@ def write(
     return folder
 
 
-def _write(draft: Path, train: int, validation: int, test: int, seed: int) -> None:
+def _write(draft: Path, train: int, validation: int, test: int, seed: int, relations: Mapping[str, float]) -> None:
     """Write all clips and questions into a new folder."""
     for name in ("audio", "test-mini-audios"):
         (draft / name).mkdir(parents=True)

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from .. import evaluation, predictions, reward, scale
+from .. import evaluation, reward
 from ..dataset import Question
 from ..large import fsdp, masters
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
+from . import record
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
@@ -140,25 +141,17 @@ class QuestionTrainer(HookedTrainer):
         return self.means.gather()
 
     def _write_record(self, run: Path, checkpoint: Path | None) -> None:
-        """Write down how the run is made, in `run.json`: everything that its numbers depend on."""
-        if not self.is_world_process_zero():
-            return
-        asked = {"train": self.train_dataset.questions, "held_out": self.eval_dataset or ()}
-        rows = {name: [predictions.question_row(0, q) for q in questions] for name, questions in asked.items()}
-        made = {
-            "trainer": type(self).__name__,
-            "scale": scale.get().name,
-            "seed": self.args.seed,
-            "labels": self.labels,
-            "rewards": self.reward_names,
-            "questions": {name: {"n": len(some), "sha256": files.fingerprint(some)} for name, some in rows.items()},
-            "options": json.loads(self.args.to_json_string()),  # tokens left out
-            "environment": files.environment()
-            | {"device": str(self.args.device), "dtypes": sorted({str(p.dtype) for p in self.model.parameters()})},
-            "started": files.now(),
-            "resumed_from": checkpoint and str(checkpoint),
-        }
-        files.write_whole(run / "run.json", json.dumps(made, indent=1) + "\n")
+        """Write down how the run is made, in `run.json`; raises RunError where `checkpoint` was made in another way."""
+        refused = None
+        if self.is_world_process_zero():
+            try:
+                made = record.of(self) | {"resumed_from": checkpoint and str(checkpoint)}
+                made = record.resumed(made, checkpoint) if checkpoint else made
+                files.write_whole(run / record.FILE, json.dumps(made, indent=1) + "\n")
+            except faults.RunError as error:
+                refused = error
+        if refused := distributed.gather(refused)[0]:
+            raise refused
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
