@@ -25,6 +25,7 @@ from . import inputs, predictions, prompt, rollout, scale
 from .audio import AudioError
 from .dataset import Question
 from .logps import completion_logps
+from .model import context
 from .runtime import distributed, faults, files
 from .runtime.errors import AqaError
 from .runtime.prefetch import prefetch
@@ -95,7 +96,8 @@ def predict(
     # Under FSDP every rank must run the same number of batches; one with fewer repeats its filler and drops the result.
     batches = [batch for batch, _ in distributed.lockstep(model, batches, file.filler)]
     engine = engine or rollout.RolloutEngine(model, processor)
-    load = partial(_load, processor, questions, style, audio, on_error)
+    room = context(model)
+    load = partial(_load, processor, questions, style, audio, on_error, room and room - max_completion_length)
     loaded = prefetch([batch for _, batch in batches], load)
     progress = progress and distributed.rank_and_world_size()[0] == 0
     bar = tqdm(total=len(questions), initial=len(file.rows), unit=" answers", disable=not progress)
@@ -223,10 +225,14 @@ def predict_controls(
     }
 
 
-def _load(processor, questions, style: int, audio: str, on_error: str, i: int) -> inputs.Example | AudioError:
+def _load(
+    processor, questions, style: int, audio: str, on_error: str, room: int | None, i: int
+) -> inputs.Example | AudioError:
     """Prepare one question in a background thread; a bad clip comes back as its error where it may be skipped."""
     try:
-        return inputs.prepare(processor, questions[i], style, audio)
+        example = inputs.prepare(processor, questions[i], style, audio)
+        inputs.refuse_long(example, questions[i], room)
+        return example
     except AudioError as error:
         if on_error != "skip":
             raise

@@ -439,6 +439,8 @@ class GRPOTrainer(QuestionTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and show one sampled answer; its whole group is kept in `completions.jsonl`."""
         super().log(logs, start_time)
+        if self.state.log_history[-1].get("completions/max_length") == 1.0:  # the end token
+            tqdm.write(f"step {self.state.global_step}: all answers since the last log are empty; is the model dead?")
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
             with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")

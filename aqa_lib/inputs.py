@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from . import audio, families, prompt
-from .audio import Clip
+from .audio import AudioError, Clip
 from .dataset import Question
 from .runtime.errors import AqaError
 
@@ -30,6 +30,10 @@ HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the la
 
 class InputError(AqaError):
     """A prompt that cannot be made; the message says why and what to do."""
+
+
+class PromptError(AudioError):
+    """A question that leaves the model no room for an answer; skipped where clips that cannot be used are."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,15 @@ class Rollouts:
         width = max(int(self.mask[index].sum(-1).max()), 1)
         ids, mask = self.completion_ids[index, :, :width], self.mask[index, :, :width]
         return Rollouts(self.prompts.select(rows), ids, mask, self.ended[index])
+
+
+def refuse_long(example: Example, question: Question, room: int | None) -> None:
+    """Raise PromptError where a prompt leaves no room for its answer; room: tokens that it may have, None for any."""
+    if room is not None and len(example.ids) > room:
+        raise PromptError(
+            f"{question.id}: its prompt has {len(example.ids)} tokens, and the model's context leaves room for {room}; "
+            "shorten the question, or lower max_completion_length."
+        )
 
 
 def max_seconds(processor) -> float:

@@ -5,6 +5,7 @@ model, head), `embed` and `backbone`; what differs between Qwen2-Audio and other
 deviates from transformers in one way: clips are encoded apart from the text, and the head is left to the caller.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from .audio import Clip
 from .dataset import Question
 from .families import Parts
 from .inputs import Prompts, collate, encode, positions
+from .runtime import faults
 from .runtime.errors import AqaError
 
 PARTS = ("audio_tower", "projector", "language_model")
@@ -219,7 +221,12 @@ def check_model(model: nn.Module, processor) -> None:
         raise ModelError(f"{name}: model and tokenizer disagree on the id of {processor.audio_token!r}; reload both.")
     if len(tokenizer) > embedding.shape[0]:
         raise ModelError(f"{name}: {len(tokenizer)} tokens but {embedding.shape[0]} embeddings; reload both.")
-    if difference := hearing(model, processor):
+    if weight := faults.not_finite(model):
+        raise ModelError(f"{name}: its weights are NaN or infinite ({weight} first); take an earlier checkpoint.")
+    difference = hearing(model, processor)
+    if not math.isfinite(difference):
+        raise ModelError(f"{name}: its logits are NaN or infinite; load it in another dtype, or take another model.")
+    if difference:
         logger.info("%s hears: a clip moves its logits by %.3g", name, difference)
     else:
         raise ModelError(f"{name} is deaf: its logits are the same with and without the clip; check the versions.")
@@ -248,6 +255,12 @@ def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
     """
     model = unwrapped(model)
     return families.named(model.config.model_type).encode_audio(model, features, lengths)
+
+
+def context(model: nn.Module) -> int | None:
+    """Return how many tokens a model can tell the places of, prompt and answer together; None if it does not say."""
+    config = getattr(unwrapped(model), "config", None)
+    return config and getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def embed(model: nn.Module, prompts: Prompts) -> Tensor:

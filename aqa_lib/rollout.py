@@ -17,8 +17,8 @@ from transformers.cache_utils import DynamicLayer
 
 from .dataset import Question
 from .inputs import Prompts, Rollouts, positions
-from .model import backbone, embed, parts
-from .runtime import distributed
+from .model import backbone, context, embed, parts
+from .runtime import distributed, faults
 
 SHARED, NOBODY = -1, -2  # who owns a key that belongs to no answer: the prompt, its padding
 
@@ -102,6 +102,11 @@ def sample(
     model.eval()
 
     P = prompts.input_ids.shape[1]
+    if (longest := context(model)) and P + max_completion_length > longest:
+        raise faults.RunError(
+            f"a prompt of {P} tokens and answers of up to {max_completion_length} do not fit the model's context of "
+            f"{longest}; shorten the question, or lower max_completion_length."
+        )
     width = P + G * (max_completion_length - 1)
     cache = Cache(layers=[KVCacheLayer(width) for _ in range(lm.config.num_hidden_layers)])
     prompt_mask = prompts.attention_mask.bool()  # (B, P)
@@ -118,7 +123,9 @@ def sample(
     ids = torch.full((B, G, max_completion_length), pad, device=device)
     mask = torch.zeros(B, G, max_completion_length, dtype=torch.bool, device=device)
     used = P
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(max_completion_length):
+        finite &= logits.amax().isfinite()  # which a NaN would be
         if penalise:
             before = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
             logits = penalise(torch.cat([before, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
@@ -150,6 +157,11 @@ def sample(
         position_ids = (lengths[rows[:, 0]] + step).repeat(1, lanes.shape[1])  # (R, L)
         logits = head(backbone(model, embeds, seen[:, None], position_ids, cache)).float().flatten(0, 1)
     model.train(training)
+    if not finite:
+        raise faults.RunError(
+            "the model's logits are NaN or infinite, so its answers mean nothing; its weights are damaged, or its "
+            "learning rate was too high: take an earlier checkpoint, or start anew with a lower learning rate."
+        )
     longest = int(mask.sum(-1).max())
     return Rollouts(prompts, ids[..., :longest], mask[..., :longest], ~unfinished)
 

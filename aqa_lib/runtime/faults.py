@@ -86,6 +86,26 @@ def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def not_finite(model: torch.nn.Module) -> str | None:
+    """Name the first weight that holds NaN or infinity; None where all are finite."""
+    for name, weight in model.named_parameters():
+        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded one, this rank's part
+        # the extremes, which a NaN takes over, need no memory beside the weights
+        if weight.is_floating_point() and weight.numel():
+            if not torch.stack(weight.detach().aminmax()).isfinite().all():
+                return name
+    return None
+
+
+def refuse_dead_weights(model: torch.nn.Module, step: int) -> None:
+    """Raise RunError where a model that is about to be saved holds NaN or infinity."""
+    if name := not_finite(model):
+        raise RunError(
+            f"step {step}: the weights are NaN or infinite ({name} first), so they were not saved; earlier checkpoints "
+            "are kept: start anew with a lower learning rate."
+        )
+
+
 def refuse(value: float, what: str, step: int, batches: list[dict], folder: str | Path) -> None:
     """Raise RunError if a loss or a gradient is not finite, with the step's batches dumped for a reader.
 

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from .. import evaluation, reward
 from ..dataset import Question
 from ..large import fsdp, masters
+from ..model import context
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
 from . import record
@@ -85,6 +86,8 @@ class QuestionTrainer(HookedTrainer):
             checkpoint = self._checkpoint_to_resume(run, resume_from_checkpoint)
             checkpoints.refuse_other_run(run, checkpoint)
             self._write_record(run, checkpoint)
+            if room := context(self.model):
+                self.train_dataset.room = room - self.args.max_completion_length
             return self._train(run, checkpoint, *args, **kwargs)
 
     def _train(self, run: Path, checkpoint: Path | None, *args, **kwargs):

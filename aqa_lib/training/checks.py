@@ -3,7 +3,9 @@
 `large.planner, runtime -> [checks] -> training.base`.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from torch import nn
@@ -18,12 +20,22 @@ from .hf_trainer import refuse_accelerates_fsdp
 
 def fit_machine(args) -> None:
     """Set in a config, before transformers looks at it, what the machine decides; rank nothing if nothing is asked."""
+    refuse_not_finite(args)
     # transformers refuses bf16 without a GPU unless told that the CPU is meant
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.bf16 and half_precision() == torch.float16:
         args.bf16, args.fp16 = False, True
     if args.eval_strategy == "no":
         args.eval_on_start = args.load_best_model_at_end = False
+
+
+def refuse_not_finite(args) -> None:
+    """Raise AqaError for an option that is NaN or infinite: it would leave weights that are."""
+    for option in fields(args):
+        value = getattr(args, option.name)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise AqaError(f"{option.name} is {number}: give a finite number.")
 
 
 def check_run(

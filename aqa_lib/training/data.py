@@ -12,13 +12,18 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..dataset import Question
-from ..inputs import Prompts, collate, prepare
+from ..inputs import Prompts, collate, prepare, refuse_long
 from ..model import encode_audio, parts
 from ..runtime.errors import AqaError
 
 
 class Examples(Dataset):
-    """Questions, each with its prompt made on demand (in the loader's workers where there are any)."""
+    """Questions, each with its prompt made on demand (in the loader's workers where there are any).
+
+    room: tokens that a prompt may have; any number if None.
+    """
+
+    room: int | None = None
 
     def __init__(self, questions: Sequence[Question], processor, style: int):
         self.questions, self.processor, self.style = list(questions), processor, style
@@ -27,7 +32,9 @@ class Examples(Dataset):
         return len(self.questions)
 
     def __getitem__(self, index: int):
-        return self.questions[index], prepare(self.processor, self.questions[index], self.style)
+        example = prepare(self.processor, self.questions[index], self.style)
+        refuse_long(example, self.questions[index], self.room)
+        return self.questions[index], example
 
     def collate(self, items) -> dict:
         """Batch items: {"questions", "prompts", "cut"}, the last how many clips were longer than the model hears."""

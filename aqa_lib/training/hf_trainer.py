@@ -33,7 +33,7 @@ from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from ..large import fsdp
-from ..runtime import checkpoints
+from ..runtime import checkpoints, faults
 from ..runtime.errors import AqaError
 
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
@@ -85,6 +85,7 @@ class HookedTrainer(Trainer):
         """Save a checkpoint whole or not at all, and prune older ones after that."""
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         aside, first = run / checkpoints.ASIDE, self.is_world_process_zero()
+        faults.refuse_dead_weights(self.model, self.state.global_step)
         try:
             if first:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -112,6 +113,8 @@ class HookedTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the options as JSON: transformers pickles them, with the hub's tokens."""
+        if not _internal_call:
+            faults.refuse_dead_weights(self.model, self.state.global_step)
         if self.args.fsdp and not self.args.should_save:
             fsdp.full_weights(self.model)  # which rank 0 gathers from all
         super().save_model(output_dir, _internal_call)
