@@ -9,6 +9,7 @@ trials that are missing, seed 0 of every curve first; each finished trial is one
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from .. import dataset, evaluation, inputs, model, prompt, reward, rollout, scale, sft
@@ -25,16 +25,18 @@ from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
 from ..logps import completion_logps
 from ..loss import group_advantages, grpo_loss
+from ..results import dose
+from ..results.dose import DOSE, RATE, STEPS
 from ..runtime import files
 from ..sft import SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import recipes
 
 WORLD = scale.TINY.with_name("lab")
+RESULTS = scale.ROOT / "data" / "results" / "dose.jsonl"  # of the whole laboratory, as it was run
 DOSES = (0.0, 0.1, 0.2, 0.3, 0.5)  # share of training labels replaced by another choice
 RATES = (3e-5, 1e-4, 2e-4, 5e-4, 1e-3)
 BUDGETS = (8, 16, 32, 64, 150, 256)  # optimizer steps, of 16 questions each
-DOSE, RATE, STEPS = 0.3, 1e-4, 150  # of a curve that varies something else
 METHODS = ("sft", "sft-lora", "grpo")
 REPAIRED = ("sft-filtered", "raft", "dft")  # SFT with a wrong label's pull taken out in one way or another
 GROUP = 8  # tries a question, for what the base gets right
@@ -64,7 +66,7 @@ def trials(seeds: Iterable[int] = (0, 1, 2)) -> list[Trial]:
     found = []
     for seed in seeds:
         for method in METHODS:
-            found += [Trial(method, dose, RATE, STEPS, seed) for dose in DOSES]
+            found += [Trial(method, wrong, RATE, STEPS, seed) for wrong in DOSES]
         for method in METHODS:
             found += [Trial(method, DOSE, rate, STEPS, seed) for rate in RATES]
         found += [Trial(method, DOSE, RATE, STEPS, seed) for method in REPAIRED]
@@ -243,13 +245,6 @@ def pulls(policy, processor, asked: Sequence[Question], style: int = 2) -> list[
 # -- all of it --------------------------------------------------------------------------------------------------------
 
 
-def read(file: str | Path) -> list[dict]:
-    """Read the rows of finished trials; [] where there are none yet. A line that a kill cut short is left out."""
-    file = Path(file)
-    whole = file.read_text(encoding="utf-8") if file.exists() else ""
-    return [json.loads(line) for line in whole.split("\n")[:-1]]
-
-
 def missing(wanted: Sequence[Trial], rows: Iterable[dict]) -> list[Trial]:
     """List the trials that have no row yet."""
     names = Trial.__dataclass_fields__
@@ -261,7 +256,7 @@ def complete(wanted: Sequence[Trial], file: str | Path, run: Callable[[Trial, Pa
     """Run the trials that a file lacks, and append each as it is finished."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    for trial in missing(wanted, read(file)):
+    for trial in missing(wanted, dose.read(file)):
         row = run(trial, file.parent / trial.name)
         with open(file, "ab", buffering=0) as out:
             files.append(out, row)
@@ -273,22 +268,42 @@ def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> Non
     """Run every trial that `dose.jsonl` in a folder lacks, in processes of one thread each."""
     synth.write(WORLD, relations={"Sound": 1.0})  # before the processes do, all at once
     file, wanted = Path(folder) / "dose.jsonl", trials(seeds)
-    left = missing(wanted, read(file))
+    left = missing(wanted, dose.read(file))
     print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {file}", flush=True)
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for done in [pool.submit(complete, [trial], file) for trial in left]:
             done.result()
+    (Path(folder) / "mechanism.json").write_text(json.dumps(mechanism(), indent=1) + "\n", encoding="utf-8")
+    rows = dose.read(file)
+    dose.plot(rows, path=Path(folder) / "dose.svg")
+    (Path(folder) / "dose.md").write_text(dose.markdown(rows), encoding="utf-8", newline="\n")
+    print(dose.markdown(rows))
 
 
-def curve(rows: Sequence[dict], method: str, along: str, weights: str = "last") -> dict[float, np.ndarray]:
-    """Collect a curve: for each value of `along` ("wrong", "rate" or "steps") the verdicts, (seeds, n).
+def mechanism(steps: int = 40, n: int = 60) -> dict:
+    """Measure how hard right and wrong labels pull on a model that has just learned the form; see `pulls`.
 
-    weights: "last", or "chosen" by held-out questions. All else is as in `DOSE`, `RATE` and `STEPS`.
+    The model is the base after `steps` steps of GRPO on labels of which `DOSE` are wrong; n questions of each kind are
+    asked. Returns medians of the gradients' norms under SFT and GRPO, and the share of groups without deviation.
     """
-    fixed = {"wrong": DOSE, "rate": RATE, "steps": STEPS}
-    fixed.pop(along)
-    found: dict[float, list] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        if row["method"] == method and all(row[key] == value for key, value in fixed.items()):
-            found.setdefault(row[along], []).append([sign == "1" for sign in row[weights]])
-    return {value: np.array(found[value]) for value in sorted(found)}
+    asked = questions(Trial("grpo", DOSE, RATE, steps, 0))
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"max_steps": steps, "learning_rate": RATE, "eval_strategy": "no", "save_strategy": "no"}
+        options |= {"output_dir": folder, "report_to": "none", "disable_tqdm": True}
+        base, processor = recipes.policy()
+        trainer = GRPOTrainer(
+            base, processor, recipes.REWARDS[2], GRPOConfig(**scale.get().grpo | options), asked.train
+        )
+        trainer.train()
+    kinds = {wrong: [q for q in asked.train if ("right" in q.meta) == wrong][:n] for wrong in (False, True)}
+    found = {}
+    for wrong, some in kinds.items():
+        rows = pulls(trainer.model, processor, some)
+        found["wrong" if wrong else "right"] = {
+            "n": len(rows),
+            "sft": float(np.median([row["sft"] for row in rows])),
+            "grpo": float(np.median([row["grpo"] for row in rows])),
+            "grpo_mean": float(np.mean([row["grpo"] for row in rows])),
+            "silent": float(np.mean([row["silent"] for row in rows])),
+        }
+    return found | {"steps": steps, "seed": 0, "environment": files.environment()}

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ..audio import Clip
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
+METHOD_COLOURS = {  # one colour a method, in every figure
+    "base": "#777777", "sft": "#D55E00", "sft-lora": "#E69F00", "grpo": "#0072B2", "grpo-3": "#56B4E9",
+    "sft-filtered": "#CC79A7", "raft": "#009E73", "dft": "#8C510A",
+}  # fmt: skip
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
