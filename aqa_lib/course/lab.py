@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .. import dataset, evaluation, inputs, model, prompt, reward, rollout, scale, sft
@@ -34,6 +35,7 @@ from . import recipes
 
 WORLD = scale.TINY.with_name("lab")
 RESULTS = scale.ROOT / "data" / "results" / "dose.jsonl"  # of the whole laboratory, as it was run
+MECHANISM = RESULTS.with_name("mechanism.json")
 DOSES = (0.0, 0.1, 0.2, 0.3, 0.5)  # share of training labels replaced by another choice
 RATES = (3e-5, 1e-4, 2e-4, 5e-4, 1e-3)
 BUDGETS = (8, 16, 32, 64, 150, 256)  # optimizer steps, of 16 questions each

@@ -51,7 +51,7 @@ COURSE = (
     Notebook("01_data_preparation", "Data preparation", "What does the model get of a clip and of a question?", 0.5),
     Notebook("02_reward_design", "Reward design", "How do we tell a good answer from one that only looks good?", 0.5),
     Notebook("03_grpo_training", "GRPO training", "How does a model learn from rewards alone?", 2.5),
-    Notebook("04_sft_baseline", "The SFT baseline", "What if we simply show it the answers?", 3),
+    Notebook("04_sft_baseline", "Rewards or answers", "When do rewards beat answers?", 3),
     Notebook("05_mmau_evaluation", "MMAU evaluation", "Which of our numbers can be believed?", 3),
     Notebook("06_reasoning_ablation", "The reasoning ablation", "Does it help to think aloud?", 4),
     Notebook("07_error_inspection", "Error inspection", "What do the remaining errors sound like?", 3),
