@@ -4,6 +4,7 @@
 and the scorer are those of every scale.
 """
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -11,14 +12,14 @@ from pathlib import Path
 from .. import predictions, scale
 from ..escape import markdown
 from ..results import plotting, scoring
-from ..runtime import checkpoints
+from ..runtime import checkpoints, files
 from . import recipes
 
 MARK, SAYS = "demo.json", '{"written by": "python -m aqa_lib demo, which deletes what it wrote when it is run again"}\n'
 ASKED = ("base.jsonl", "base.silent.jsonl", "grpo.jsonl")
 WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps beside them
     *ASKED, *(f"{name}.meta.json" for name in ASKED),
-    *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "curves.png"),
+    *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "scores.json", "curves.png"),
     *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
 )  # fmt: skip
 
@@ -26,9 +27,9 @@ WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a
 def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """Train the scale's model with GRPO and return the table of before and after.
 
-    Writes predictions, the trained model, `table.md` and `curves.png` to `output_dir`, over those of an earlier
-    demonstration, whose `demo.json` says what it wrote. options: of `GRPOConfig`. Raises FileExistsError for a folder
-    that holds anything else.
+    Writes predictions, the trained model, `table.md`, `scores.json` and `curves.png` to `output_dir`, over those of an
+    earlier demonstration, whose `demo.json` says what it wrote. options: of `GRPOConfig`. Raises FileExistsError for a
+    folder that holds anything else.
     """
     start, output_dir = time.monotonic(), Path(output_dir)
     clear(output_dir)
@@ -49,11 +50,21 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     plotting.curves({"GRPO": output_dir / "metrics.csv"}, output_dir / "curves.png", len(questions.held_out))
     text = table({"base, silence": deaf, "base": base, "GRPO": tuned})
     (output_dir / "table.md").write_text(text, encoding="utf-8")
+    scores = {name: figures(report) for name, report in {"base, silence": deaf, "base": base, "GRPO": tuned}.items()}
+    minutes = round((time.monotonic() - start) / 60, 1)
+    made = {"seed": seed, "minutes": minutes, "scores": scores, "environment": files.environment()}
+    (output_dir / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     gain = tuned.strict.percent - base.strict.percent
     return (
         f"{text}\n{gain:+.1f} points in {(time.monotonic() - start) / 60:.1f} minutes; "
         f"the curves are in {output_dir / 'curves.png'}, the answers beside them."
     )
+
+
+def figures(report: scoring.Report) -> dict:
+    """Give a report's scores as plain numbers: by task, the average, and replies in tags."""
+    by_task = {task: rates["strict"].to_dict() for task, rates in report.by["task"].items()}
+    return by_task | {"average": report.strict.to_dict(), "tags": report.tagged.to_dict()}
 
 
 def clear(folder: Path) -> None:

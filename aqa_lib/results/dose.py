@@ -93,7 +93,7 @@ def plot(
 def points(rows: Sequence[dict], along: str, methods: Sequence[str] = ("sft", "sft-lora", "grpo")) -> list[dict]:
     """List a curve's points for a table: percent right with 95 % interval, and GRPO minus SFT where both are there."""
     curves = {method: curve(rows, method, along) for method in methods}
-    table = []
+    found_rows = []
     for value in sorted({value for found in curves.values() for value in found}):
         row = {along: f"{value:g}"}
         for method, found in curves.items():
@@ -102,8 +102,8 @@ def points(rows: Sequence[dict], along: str, methods: Sequence[str] = ("sft", "s
         sft, grpo = (curves.get(method, {}).get(value) for method in ("sft", "grpo"))
         both = sft is not None and grpo is not None
         row["GRPO - SFT"] = _interval(difference(grpo, sft), signed=True) if both else ""
-        table.append(row)
-    return table
+        found_rows.append(row)
+    return found_rows
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
@@ -114,7 +114,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 def repaired(rows: Sequence[dict]) -> list[dict]:
     """List SFT and its repairs at 30 % wrong labels next to GRPO: percent right, and the difference to GRPO."""
     grpo = curve(rows, "grpo", "wrong").get(DOSE)
-    table = []
+    found_rows = []
     for method, weights in [
         ("grpo", "last"), ("sft", "last"), ("sft", "chosen"), ("sft-lora", "last"), ("sft-filtered", "last"),
         ("raft", "last"), ("dft", "last"),
@@ -128,19 +128,19 @@ def repaired(rows: Sequence[dict]) -> list[dict]:
             points, low, high = difference(verdicts, grpo)
             verdict = "ties" if low <= 0 <= high else "wins" if low > 0 else "loses"
             row |= {"minus GRPO": _interval((points, low, high), signed=True), "against GRPO": verdict}
-        table.append({key: row.get(key, "") for key in ("method", "right", "seeds", "minus GRPO", "against GRPO")})
-    return table
+        found_rows.append({key: row.get(key, "") for key in ("method", "right", "seeds", "minus GRPO", "against GRPO")})
+    return found_rows
 
 
 def mechanism(rows: Sequence[dict]) -> list[dict]:
     """List what each method's trainings left behind at 30 % wrong labels: means over seeds."""
-    table = []
+    found_rows = []
     for method, name in NAMES.items():
         some = [row for row in rows if row["method"] == method and "kl" in row]
         if not some:
             continue
         asked = sum(row["wrong_asked"] for row in some)
-        table.append(
+        found_rows.append(
             {
                 "method": name,
                 "wrong label repeated": f"{100 * sum(row['wrong_repeated'] for row in some) / asked:.1f} %",
@@ -150,19 +150,20 @@ def mechanism(rows: Sequence[dict]) -> list[dict]:
                 "seeds": len(some),
             }
         )
-    return table
+    return found_rows
 
 
 def markdown(rows: Sequence[dict]) -> str:
     """Write all tables as Markdown; percent right [95 % over questions] (seeds)."""
     parts = []
     for along in FIXED:
-        parts += [_table(points(rows, along)), ""]
-    parts += [_table(repaired(rows)), "", _table(mechanism(rows))]
+        parts += [table(points(rows, along)), ""]
+    parts += [table(repaired(rows)), "", table(mechanism(rows))]
     return "\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[Mapping]) -> str:
+def table(rows: Sequence[Mapping]) -> str:
+    """Write rows with the same keys as Markdown."""
     if not rows:
         return "(not run)"
     lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]

@@ -1,0 +1,86 @@
+"""Fill the README's tables from `data/results/`: `python -m aqa_lib.results.readme`. No figure in it is typed by hand.
+
+A block stands between `<!-- name -->` and `<!-- /name -->`; a test compares each with what the files say.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from .. import scale
+from . import dose
+
+RESULTS = scale.ROOT / "data" / "results"
+TASKS = ("sound", "music", "speech")
+
+
+def demo() -> str:
+    """Write what `make demo` printed, one row a seed: `demo-SEED.json`."""
+    made = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("demo-*.json"))]
+    lines = ["| model | sound | music | speech | average | tags |", "|---|---|---|---|---|---|"]
+    names = {"base, silence": "base, silence instead of sound", "base": "base"} if made else {}
+    rows = [(words, made[0]["scores"][name]) for name, words in names.items()]
+    rows += [(f"GRPO, seed {one['seed']}", one["scores"]["GRPO"]) for one in made]
+    for name, row in rows:
+        low, high = row["average"]["interval"]
+        cells = [f"{row[task]['percent']:.1f}" for task in TASKS]
+        average = f"{row['average']['percent']:.1f} [{low:.1f}, {high:.1f}]"
+        lines.append(f"| {' | '.join([name, *cells, average])} | {row['tags']['percent']:.1f} |")
+    if not made:
+        return "(not run)"
+    gains = [one["scores"]["GRPO"]["average"]["percent"] - one["scores"]["base"]["average"]["percent"] for one in made]
+    seeds, minutes = ", ".join(str(one["seed"]) for one in made), max(one["minutes"] for one in made)
+    n = rows[0][1]["average"]["n"]
+    return "\n".join(lines) + (
+        f"\n\nPercent of {n} test questions, greedy, prompt 2 [95 %]; gains of "
+        f"{', '.join(f'{gain:+.1f}' for gain in gains)} points in seeds {seeds}, in at most {minutes:.1f} minutes."
+    )
+
+
+def study() -> str:
+    """Write the study's rows and the verdicts on the paper's findings: `study.json`."""
+    file = RESULTS / "study.json"
+    if not file.exists():
+        return "(not run)"
+    made = json.loads(file.read_text(encoding="utf-8"))
+    n = made["runs"][0]["n"]
+    lines = [f"| row | percent of {n} questions [95 %] | seeds |", "|---|---|---|"]
+    for row in made["means"]:
+        mean, low, high = row["mean"]
+        seeds = ", ".join(f"{seed:.1f}" for seed in row["seeds"])
+        lines.append(f"| {row['name']} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seeds} |")
+    lines += ["", "| the paper finds | here, points [95 %] | p, corrected | verdict |", "|---|---|---|---|"]
+    for row in made["findings"]:
+        points = f"{row['points']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+        p = "below 0.001" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.2g}"
+        lines.append(f"| {row['claim']} | {points} | {p} | {row['verdict']} |")
+    rates = ", ".join(f"{row} {rate:g}" for row, rate in made["rates"].items())
+    return "\n".join([*lines, "", f"Learning rates that held-out questions chose: {rates}."])
+
+
+def blocks() -> dict[str, str]:
+    """Return each block's text by its name."""
+    rows = dose.read(RESULTS / "dose.jsonl")
+    return {
+        "demo": demo(),
+        "dose": dose.table(dose.points(rows, "wrong")),
+        "repaired": dose.table(dose.repaired(rows)),
+        "study": study(),
+    }
+
+
+def filled(text: str) -> str:
+    """Return a text with every block filled."""
+    for name, block in blocks().items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda found, block=block: f"{found[1]}{block}\n{found[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+if __name__ == "__main__":
+    readme = Path(scale.ROOT / "README.md")
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
