@@ -33,9 +33,11 @@ cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with th
 notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
 	.venv/bin/python -m aqa_lib.course.render $(ARGS)
 
-lint: .venv/.lint  ## check style and format with ruff
+lint: .venv/.lint  ## check style, format, types, and that imports run one way
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 clean:  ## remove .venv; results and data stay
 	rm -rf .venv
@@ -87,6 +89,6 @@ endif
 	@touch $@
 
 .venv/.lint: .venv/.pins
-	@echo "Installing ruff"
-	@$(PIP) -c .venv/.pins ruff
+	@echo "Installing ruff, mypy and import-linter"
+	@$(PIP) -c .venv/.pins ruff mypy import-linter
 	@touch $@

@@ -12,7 +12,7 @@ os.environ["MPLBACKEND"] = "Agg"
 # One thread: the models are tiny, and threads that wait for a busy core make the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU, flashoptim's kernels run in Triton's interpreter; Triton asks once, when it is first imported.
-import torch  # noqa: E402  (it reads the number of threads)
+import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

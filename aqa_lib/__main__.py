@@ -57,7 +57,7 @@ def join_processes() -> None:
 
         distributed.start()
         if distributed.rank_and_world_size()[0]:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open for as long as the process lives)
+            sys.stdout = open(os.devnull, "w")
             logging.disable(logging.INFO)
 
 

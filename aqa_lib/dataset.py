@@ -229,7 +229,9 @@ def _mapping(columns: dict | None, present: Iterable[str], source) -> dict:
     return columns
 
 
-def _questions(rows, source, columns, answers, audio_root, on_error, check_audio) -> list[Question]:
+def _questions(  # noqa: C901 (one row after the other, every fault told)
+    rows, source, columns, answers, audio_root, on_error, check_audio
+) -> list[Question]:
     """Turn (place, row) pairs into questions; `answers` are the types that an answer may have."""
     if on_error not in ("raise", "skip") and not isinstance(on_error, list):
         raise AqaError(f"on_error is {on_error!r}: choose 'raise' or 'skip'")

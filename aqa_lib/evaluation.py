@@ -33,7 +33,7 @@ from .runtime.prefetch import prefetch
 logger = logging.getLogger(__name__)
 
 
-def predict(
+def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
     model: nn.Module,
     processor,
     questions: Sequence[Question],

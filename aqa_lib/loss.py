@@ -38,7 +38,7 @@ def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
     return d.exp() - d - 1
 
 
-def grpo_loss(
+def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     logps: Tensor,
     old_logps: Tensor,
     advantages: Tensor,

@@ -89,7 +89,7 @@ def read_meta(path: str | Path) -> dict:
         return {}
     try:
         meta = json.loads(beside.read_text(encoding="utf-8"))
-        meta["settings"], meta["labels"]  # noqa: B018  (is it ours?)
+        meta["settings"], meta["labels"]
     except (ValueError, KeyError, TypeError) as error:
         raise PredictionsError(
             f"{beside}: no record of ours; delete it, and what it stands beside is read alone."

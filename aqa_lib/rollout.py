@@ -76,7 +76,7 @@ class KVCacheLayer(DynamicLayer):
 
 @torch.no_grad()
 @distributed.forward_method
-def sample(
+def sample(  # noqa: PLR0913 (generate's options by name)
     model: nn.Module,
     processor,
     prompts: Prompts,
@@ -129,10 +129,7 @@ def sample(
         if penalise:
             before = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
             logits = penalise(torch.cat([before, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:
-            token = draw(logits / temperature, top_k, top_p, generator)
+        token = logits.argmax(-1) if temperature == 0 else draw(logits / temperature, top_k, top_p, generator)
         token = token.view_as(lanes)
         ids[rows, lanes, step] = torch.where(unfinished[rows, lanes], token, pad)
         mask[rows, lanes, step] = unfinished[rows, lanes]

@@ -130,7 +130,7 @@ def test_a_silent_clip_in_training_is_named(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, unwanted",
+    ("words", "unwanted"),
     [
         (["--help"], "torch transformers matplotlib scipy numpy"),
         (["trian"], "torch transformers matplotlib scipy numpy"),

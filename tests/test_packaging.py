@@ -129,7 +129,7 @@ def test_make_without_a_target_explains_every_target():
     assert set(re.findall(r"^make (\w+) +\w", shown.stdout, re.MULTILINE)) == set(phony)
 
 
-@pytest.mark.parametrize("python, told", [("old", "is Python 3.9.2"), ("none", "there is no ")])
+@pytest.mark.parametrize(("python", "told"), [("old", "is Python 3.9.2"), ("none", "there is no ")])
 def test_make_refuses_an_old_or_missing_python_in_one_sentence(tmp_path, python, told):
     for name in ["Makefile", "environment.yml", "pyproject.toml"]:
         shutil.copy(ROOT / name, tmp_path)

@@ -75,7 +75,10 @@ def step_of(checkpoint: Path) -> int:
     >>> step_of(Path("runs/grpo/checkpoint-150"))
     150
     """
-    return int(NAME.fullmatch(Path(checkpoint).name)[1])
+    found = NAME.fullmatch(Path(checkpoint).name)
+    if not found:
+        raise CheckpointError(f"{checkpoint} is not named checkpoint-N; give a checkpoint's folder.")
+    return int(found[1])
 
 
 def refuse_other_run(run: Path, checkpoint: Path | None) -> None:

@@ -91,9 +91,12 @@ def not_finite(model: torch.nn.Module) -> str | None:
     for name, weight in model.named_parameters():
         weight = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded one, this rank's part
         # the extremes, which a NaN takes over, need no memory beside the weights
-        if weight.is_floating_point() and weight.numel():
-            if not torch.stack(weight.detach().aminmax()).isfinite().all():
-                return name
+        if (
+            weight.is_floating_point()
+            and weight.numel()
+            and not torch.stack(weight.detach().aminmax()).isfinite().all()
+        ):
+            return name
     return None
 
 

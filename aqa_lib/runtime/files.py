@@ -93,7 +93,7 @@ def now() -> str:
 @cache  # what counts is the code as it was loaded
 def environment() -> dict:
     """Record what ran: package versions, Python, and the commit of this package (`dirty`: with local changes)."""
-    versions = {"aqa_lib": __version__}
+    versions: dict[str, str | None] = {"aqa_lib": __version__}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import logging
 
@@ -177,10 +178,8 @@ def test_damaged_bytes_are_refused_or_heard(noise, cut, place):
     soundfile.write(file, tone(0.2), RATE, format="WAV")
     data = file.getvalue()[: len(file.getvalue()) - cut]
     data = data[:place] + noise + data[place + len(noise) :]
-    try:
+    with contextlib.suppress(AudioError):
         assert np.isfinite(load(data).wave).all()
-    except AudioError:
-        pass
 
 
 @pytest.mark.parametrize("num_mel_bins", [80, 128])

@@ -187,7 +187,7 @@ BAD_AVQA = [
 ]
 
 
-@pytest.mark.parametrize("changes, fault", BAD_AVQA)
+@pytest.mark.parametrize(("changes", "fault"), BAD_AVQA)
 def test_bad_avqa_rows(folder, changes, fault):
     outside = folder.parent / f"{folder.name}.wav"
     outside.write_bytes(b"sound")
@@ -202,7 +202,7 @@ def test_bad_avqa_rows(folder, changes, fault):
 
 
 @pytest.mark.parametrize(
-    "changes, fault",
+    ("changes", "fault"),
     [
         ({"answer": "Child"}, "answer 'Child' is not among the choices ['Man', 'Woman ']"),
         ({"answer": "woman"}, "answer 'woman' is not among the choices"),
@@ -288,7 +288,7 @@ def test_many_bad_rows_are_counted(folder):
 
 
 @pytest.mark.parametrize(
-    "content, fault",
+    ("content", "fault"),
     [
         (b"", "holds no questions"),
         (b"\n \n", "holds no questions"),
@@ -429,7 +429,7 @@ def test_split_knows_a_clip_by_its_content_or_resolved_path(folder):
 
 @pytest.mark.skipif(not (SHARED / "mmau").is_dir(), reason="no MMAU question files beside the repository")
 @pytest.mark.parametrize(
-    "name, repeated, numbers",
+    ("name", "repeated", "numbers"),
     [("2025-03-25", 20, {2: 10, 4: 990}), ("v05.15.25", 27, {2: 27, 4: 948, 5: 24, 8: 1})],
 )
 def test_real_mmau_is_read_whole(name, repeated, numbers):

@@ -45,7 +45,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row, fault",
+    ("row", "fault"),
     [
         ("{", r"line 2: not valid JSON \(.*killed is mended by running it again"),
         ("3", "line 2: not a JSON object"),

@@ -6,7 +6,7 @@ import torch
 from aqa_lib import evaluation, prompt
 
 
-@pytest.mark.parametrize("style, thought", [(2, ""), (3, ""), (3, "<think>It barks.</think>")])
+@pytest.mark.parametrize(("style", "thought"), [(2, ""), (3, ""), (3, "<think>It barks.</think>")])
 def test_choice_probabilities_equal_a_forward_for_each_choice(model, processor, questions, clips, style, thought):
     """By transformers' own processor and forward: one full row a choice, logits everywhere."""
     question, clip = questions[2], clips[2]

@@ -15,7 +15,7 @@ TAG_FREE = st.text().filter(lambda s: s.strip() and OPEN not in s and CLOSE not 
 
 
 @pytest.mark.parametrize(
-    "style, suffix",
+    ("style", "suffix"),
     [
         (1, ""),
         (2, " Output the final answer in <answer> </answer>."),
@@ -34,7 +34,7 @@ def test_unknown_style_is_named():
 
 
 @pytest.mark.parametrize(
-    "reply, answer",
+    ("reply", "answer"),
     [
         ("<answer>dog</answer>", "dog"),
         ("<think>so</think>\n<answer>\n dog \n</answer> done", "dog"),
@@ -83,7 +83,7 @@ def test_the_target_is_read_back(choice, before):
 
 
 @pytest.mark.parametrize(
-    "one, other, same",
+    ("one", "other", "same"),
     [
         ("Dog", "dog", True),
         ("dog.", "dog", True),
@@ -106,7 +106,7 @@ def test_what_normalising_forgives(one, other, same):
 
 
 @pytest.mark.parametrize(
-    "reply, answer, choices, right",
+    ("reply", "answer", "choices", "right"),
     [
         ("dog", "dog", ("dog", "dog", "cat"), True),  # MMAU has equal choices
         ("Dog", "dog", ("dog", "cat"), True),

@@ -68,7 +68,7 @@ THINK_TAGS = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 
 @pytest.mark.parametrize("conversational", [False, True])
-@pytest.mark.parametrize("reply, faithful, strict", TABLE)
+@pytest.mark.parametrize(("reply", "faithful", "strict"), TABLE)
 def test_accuracy_and_format(reply, faithful, strict, conversational):
     batch = {"prompts": ["?"], "completions": [reply], "answer": ["dog"], "choices": [["dog", "cat"]]}
     if conversational:
@@ -81,7 +81,7 @@ def test_accuracy_and_format(reply, faithful, strict, conversational):
     assert {type(score) for function in reward.REWARDS for score in function(**batch)} == {float}
 
 
-@pytest.mark.parametrize("reply, faithful, strict", THINKING)
+@pytest.mark.parametrize(("reply", "faithful", "strict"), THINKING)
 def test_think_format(reply, faithful, strict):
     assert reward.faithful_think_format(None, [reply]) == [faithful]
     assert reward.think_format(None, [reply]) == [strict]
@@ -156,7 +156,7 @@ def test_get_finds_our_rewards_and_anybodys():
 
 
 @pytest.mark.parametrize(
-    "name, message",
+    ("name", "message"),
     [
         ("acuracy", "'acuracy' is unknown: choose accuracy, format"),
         ("trl.rewards:", "is unknown"),
@@ -204,7 +204,7 @@ def without_columns(completions):
 
 
 @pytest.mark.parametrize(
-    "function, cause",
+    ("function", "cause"),
     [
         (broken, "could not convert string to float: 'aw'"),
         (later, "asynchronous"),

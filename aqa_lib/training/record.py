@@ -108,7 +108,7 @@ def differences(then: Mapping, now: Mapping) -> list[str]:
     return [
         f"{name} {_short(a)}, now {_short(b)}"
         for name, (a, b) in pairs.items()
-        if a != b and (a is not None and b is not None or name in old)
+        if a != b and ((a is not None and b is not None) or name in old)
     ]
 
 

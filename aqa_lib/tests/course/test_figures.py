@@ -58,7 +58,7 @@ def test_text_that_leaves_its_box_or_the_card_is_refused():
         picture.text(10, 99, "too low")
 
 
-@pytest.mark.parametrize("place, dark", [(0, False), (3, True)])
+@pytest.mark.parametrize(("place", "dark"), [(0, False), (3, True)])
 def test_texts_stand_out_from_every_surface(place, dark):
     def light(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

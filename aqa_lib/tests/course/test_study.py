@@ -1,5 +1,6 @@
 """The runs are played by a function that writes what a training and an evaluation leave behind."""
 
+import itertools
 import json
 import re
 import threading
@@ -24,7 +25,7 @@ class Player:
     def __call__(self, command, log):
         with self.lock:
             self.commands.append(list(command))
-        options = dict(zip(command[1::1], command[2::1], strict=False))
+        options = dict(itertools.pairwise(command))
         with open(log, "a") as file:
             file.write("$ command\nerror: a bad day.\n")
         if self.fails and any(self.fails in word for word in command):

@@ -71,7 +71,7 @@ def test_accuracy_by_length_of_thought(files):
 
 
 def test_agreement_is_followed_over_training(files):
-    _, three, base = ablation.gather(files)
+    _, three, _base = ablation.gather(files)
     steps, values = ablation.agreement_curve(three.folders[0])
     assert steps.tolist() == [1, 10] and values.tolist() == [0.5, 0.5]
 

@@ -54,7 +54,7 @@ def test_tags_survive_and_are_taken_back(path):
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    ("content", "told"),
     [
         ('{"a": {"cause": "mis', "not valid JSON"),
         ("[]", "no JSON object"),

@@ -94,7 +94,7 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize("reply, answer, choices, right", REPLIES)
+@pytest.mark.parametrize(("reply", "answer", "choices", "right"), REPLIES)
 def test_awkward_replies(reply, answer, choices, right):
     assert mmau.official(reply, answer, choices) is right
 
@@ -121,7 +121,7 @@ def test_both_versions_are_known_by_file_and_by_content(version):
 
 @needs_files
 @pytest.mark.parametrize(
-    "version, first, uniform, by_rule", [(mmau.OLD, 37.8, 25.25, 25.425), (mmau.NEW, 39.8, 25.54, 26.15)]
+    ("version", "first", "uniform", "by_rule"), [(mmau.OLD, 37.8, 25.25, 25.425), (mmau.NEW, 39.8, 25.54, 26.15)]
 )
 def test_reference_lines(version, first, uniform, by_rule):
     rows = load(version)
@@ -132,7 +132,7 @@ def test_reference_lines(version, first, uniform, by_rule):
 
 
 @needs_files
-@pytest.mark.parametrize("version, equal_sets, twice, taken", [(mmau.OLD, 29, 20, 6), (mmau.NEW, 41, 27, 12)])
+@pytest.mark.parametrize(("version", "equal_sets", "twice", "taken"), [(mmau.OLD, 29, 20, 6), (mmau.NEW, 41, 27, 12)])
 def test_every_choice_of_every_question(version, equal_sets, twice, taken):
     """The answer is always right. A wrong choice is right by the rule where its words are the answer's, or
     where

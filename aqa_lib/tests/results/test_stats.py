@@ -18,13 +18,13 @@ def test_wilson_against_its_formula_and_a_textbook_value():
     assert stats.wilson(10, 10)[1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("n, half", [(1000, 3.0), (333, 5.2)])
+@pytest.mark.parametrize(("n", "half"), [(1000, 3.0), (333, 5.2)])
 def test_the_width_that_the_facts_name(n, half):
     low, high = stats.wilson(round(0.645 * n), n)
     assert 50 * (high - low) == pytest.approx(half, abs=0.1)
 
 
-@pytest.mark.parametrize("right, n", [(1, 0), (-1, 5), (6, 5)])
+@pytest.mark.parametrize(("right", "n"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_count(right, n):
     with pytest.raises(ValueError, match="no count of answers"):
         stats.wilson(right, n)
@@ -65,7 +65,7 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_pairs():
     assert stats.mcnemar([1, 0], [0, 1]) == 1.0  # never above one
 
 
-@pytest.mark.parametrize("a, b", [([1, 0], [1]), ([[1, 0]], [[0, 1]]), ([0.5, 1], [1, 0])])
+@pytest.mark.parametrize(("a", "b"), [([1, 0], [1]), ([[1, 0]], [[0, 1]]), ([0.5, 1], [1, 0])])
 def test_mcnemar_refuses_what_is_not_paired_or_not_binary(a, b):
     with pytest.raises(ValueError, match="paired test|right or wrong"):
         stats.mcnemar(a, b)
