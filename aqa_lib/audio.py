@@ -1,6 +1,6 @@
 """Turn any audio file into what the model hears: mono float32 at 16 kHz, then a log-mel picture.
 
-First step of the flow: `audio -> dataset -> prompt -> model -> ...`. The report's code takes the first channel
+First step of the flow: `audio -> dataset -> prompt -> model -> ...`. The paper's code takes the first channel
 and pads every clip to 30 s; here all channels are mixed down (in most real multi-channel clips the first differs
 from the mean) and the mel is computed on the clip's own length, which gives the same numbers for 3 to 7 times less.
 """

@@ -1,9 +1,9 @@
 """Read audio questions from files into one record, and split them without leaks.
 
 Second step of the flow: `audio -> dataset -> prompt -> model -> ...`. Nothing is decoded here; a
-`Question` holds a path (or the file's bytes) for `audio.load`. The report's code trusts every row; here
+`Question` holds a path (or the file's bytes) for `audio.load`. The paper's code trusts every row; here
 every row is checked before an hour of training is spent on it, and all bad rows are told at once. Like
-the report, `read_avqa` writes `audio` for `video`. Unlike the report, which ranked its checkpoints on
+the paper, `read_avqa` writes `audio` for `video`. Unlike the paper, which ranked its checkpoints on
 the test set, `split` makes a held-out part to rank on.
 """
 
@@ -28,7 +28,7 @@ AVQA |= {"answer": "answer", "task": "task"}
 GENERIC = {name: name for name in ("id", "audio", "question", "choices", "answer", "task")}
 MMAU = GENERIC | {"audio": "audio_id"}
 SHOWN = 20  # bad rows named in one message
-MAX_TEXT = 10_000  # characters in one field; the report's whole prompt holds 512 tokens
+MAX_TEXT = 10_000  # characters in one field; the paper's whole prompt holds 512 tokens
 # Read by the tokenizer or by the rewards as more than words, wherever it stands.
 MARKUP = re.compile(r"<\|\w+\|>|</?(?:answer|think)>")
 
@@ -64,7 +64,7 @@ class Question:
 def read_avqa(path, audio_root=None, on_error="raise", check_audio=True) -> list[Question]:
     """Read AVQA in R1-AQA's form: JSON lines of `question_text, multi_choice, answer` (index), `audio_path`.
 
-    `video` becomes `audio` in the question, as in the report. The task is the row's `task`, else its
+    `video` becomes `audio` in the question, as in the paper. The task is the row's `task`, else its
     `question_type`. Audio paths are relative to `audio_root` (default: the file's folder) and may not
     lead out of it; `check_audio=False` accepts clips that are not there. Raises DataError with all bad
     rows, or, with `on_error="skip"`, warns of them and returns the others; a list as `on_error` takes the

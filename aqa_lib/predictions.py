@@ -1,7 +1,7 @@
 """Keep predictions in files that survive a kill, say how they were made, and can be read by anybody.
 
 `evaluation.predict -> [predictions] -> evaluation.score`. One JSON line a question, flushed as it comes, and
-beside it `<file>.meta.json` with the settings, the data's sha256, the versions and the commit. The report's
+beside it `<file>.meta.json` with the settings, the data's sha256, the versions and the commit. The paper's
 code writes one JSON list at the very end, under a key that MMAU's own scorer does not read; ours can be
 written in the official form too.
 """

@@ -4,7 +4,7 @@
 cannot be read, clips that are missing, broken, silent or too short are left out and told, instead of stopping the run
 hours later. Clips are checked in parallel, each once however many questions ask about it, and noted in a journal as
 they are done, so that the same command goes on where it was stopped. `flac=True` also writes what the model hears:
-mono, 16 kHz, no longer than it can hold. The report trains on the files as they are, and trusts them.
+mono, 16 kHz, no longer than it can hold. The paper trains on the files as they are, and trusts them.
 """
 
 import hashlib

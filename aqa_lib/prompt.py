@@ -1,7 +1,7 @@
 """Word the question for the model, and read the answer out of its reply.
 
 Third step of the flow: `audio -> dataset -> prompt -> model -> ... -> reward -> ... -> evaluation`:
-rewards and scores read replies through this one module. The wording is the report's (arXiv 2503.11197),
+rewards and scores read replies through this one module. The wording is the paper's (arXiv 2503.11197),
 character for character, but for prompt 1, whose exact words were never published. The reading is not the
 report's: it takes the first tag it finds and compares letter by letter, so that a reply may hedge and
 `Dog` is not `dog`. Here more than one answer is no answer, and case and outer punctuation are forgiven;
@@ -24,9 +24,9 @@ OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: 
 
 
 def text(question: Question, style: int) -> str:
-    """Word a question as the report's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
+    """Word a question as the paper's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
 
-    The choices stand as the Python repr of their list, as in the report's code. Prompt 1's exact words
+    The choices stand as the Python repr of their list, as in the paper's code. Prompt 1's exact words
     were never published: the stem alone is the likely form. Raises ValueError for another style.
 
     >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)

@@ -49,7 +49,7 @@ def format(prompts, completions, **columns) -> list[float]:
 def tagged_accuracy(prompts, completions, answer, choices=None, **columns) -> list[float]:
     """Give 1 for the right answer in the form that was asked for, else 0: `accuracy` times `format`.
 
-    Not in the report. Beside `accuracy` in place of `format`, it pays for the form of right answers alone. Where a
+    Not in the paper. Beside `accuracy` in place of `format`, it pays for the form of right answers alone. Where a
     whole group is wrong, `format` reinforces the wrong answer that is well formed; this leaves it alone.
 
     >>> tagged_accuracy(None, ["<answer>dog</answer>", "dog", "<answer>cat</answer>"], ["dog"] * 3)

@@ -18,7 +18,7 @@ SHORTER = "AQA_MAX_STEPS"
 
 @dataclass(frozen=True)
 class Scale:
-    """What to run on a machine: model, data, and the training options that differ from the report's.
+    """What to run on a machine: model, data, and the training options that differ from the paper's.
 
     model: folder or hub id. train: questions in AVQA's form, of which `held_out_fraction` ranks the checkpoints unless
     `held_out` names a file. test: questions in MMAU's form. memory: GB of the machine's GPU. batch_size:

@@ -86,7 +86,7 @@ def test_known_bad_transformers_cannot_be_installed(version):
 def test_every_import_of_the_package_is_declared():
     declared = {canonicalize_name(r.name) for r in [*BASE, *EXTRAS["notebooks"], *EXTRAS["cuda"]]}
     in_tests = declared | {canonicalize_name(r.name) for r in EXTRAS["test"]}
-    optional = {"math_verify"}  # the report's own reward uses it, if it is there and asked for
+    optional = {"math_verify"}  # the paper's own reward uses it, if it is there and asked for
     owners = metadata.packages_distributions()
     unknown = []
     for path in sorted((ROOT / "aqa_lib").rglob("*.py")):

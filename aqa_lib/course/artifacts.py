@@ -34,7 +34,7 @@ def load_or_build(name: str, build: Callable, **settings) -> Path:
     """Return the folder that `build(folder, **settings)` fills, or that it filled before from the same things.
 
     name: what a person calls it. settings: what JSON can hold; the scale and the code come by themselves. build gets a
-    folder that may hold what an interrupted call left, and should go on with it. Says which of the two it did. Raises
+    folder that may hold what an interrupted call left, and should resume it. Says which of the two it did. Raises
     what build raises; nothing half-made is ever returned.
     """
     made_by = {

@@ -1,7 +1,7 @@
 """Look at a run's errors one by one: listen, read, compare with another run, and note the cause.
 
 Last step of the flow: `evaluation -> causes -> [inspection]`. Plain functions select rows and write them as HTML;
-`browse` only puts controls around them. The report gives accuracies and shows no error. Whatever comes from a model, a
+`browse` only puts controls around them. The paper gives accuracies and shows no error. Whatever comes from a model, a
 question or a file name goes through `escape.html` and is shown as text, so that a reply such as
 `<img src=x onerror=...>` is read and not run.
 """

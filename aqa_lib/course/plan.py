@@ -1,4 +1,4 @@
-"""Plan the report's whole table at full scale: commands, hours, disk and memory, all of them estimates.
+"""Plan the paper's whole table at full scale: commands, hours, disk and memory, all of them estimates.
 
 Nothing here was run. The figures are worked out from the sizes of Qwen2-Audio-7B (8.4 B parameters) and from
 counted operations, so that a change of one assumption changes what follows from it.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 PEAK = 989  # TFLOP/s, bf16, of one H100
 SHARE = 0.35  # of the peak that is reached: an assumption
 TOKEN_SECONDS = 0.03  # to decode one token of all answers of a step: an assumption, about 7 times the floor
-QUESTIONS, STEPS = 16, 1000  # a step, and steps a run: the report's
+QUESTIONS, STEPS = 16, 1000  # a step, and steps a run: the paper's
 TEST = 1000  # questions of MMAU Test-mini
 BASE_GB, CHECKPOINT_GB, AUDIO_GB = (
     17,
@@ -21,7 +21,7 @@ SEEDS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One row of the report: how it is trained, and what it is likely to take on one 80 GB GPU."""
+    """One row of the paper: how it is trained, and what it is likely to take on one 80 GB GPU."""
 
     name: str
     method: str
@@ -80,7 +80,7 @@ def commands(job: Job, seeds: int = SEEDS) -> list[str]:
 
 def markdown(seeds: int = SEEDS) -> str:
     """Write the plan as Markdown."""
-    lines = ["# Plan for the report's table at full scale", ""]
+    lines = ["# Plan for the paper's table at full scale", ""]
     lines += [
         "Estimates, all of them; nothing below was measured. One 80 GB GPU (H100), "
         f"{SHARE:.0%} of its peak reached, {QUESTIONS} questions a step, {STEPS} steps, {seeds} seeds.",
@@ -106,13 +106,13 @@ def markdown(seeds: int = SEEDS) -> str:
     disk += 2 * CHECKPOINT_GB  # two checkpoints with optimizer while a run goes on
     lines += [
         "",
-        f"In all about {hours:.0f} GPU-hours (the report's own: 115 to 144 GPU-seconds a step), and on disk",
+        f"In all about {hours:.0f} GPU-hours (the paper's own: 115 to 144 GPU-seconds a step), and on disk",
         f"{disk} GB: the base {BASE_GB}, clips {AUDIO_GB}, a model each trained run,",
         f"and {2 * CHECKPOINT_GB} for the checkpoints of the run that is going on. Memory is with 24-bit",
         "masters, 8-bit optimizer states and a streamed reference.",
         "",
         "Data: AVQA's training questions and clips, and MMAU Test-mini of March 2025 for figures that may",
-        "stand beside the report's (v05.15.25 gives a table of its own); `data/README.md` says where they",
+        "stand next to the paper's (v05.15.25 gives a table of its own); `data/README.md` says where they",
         "come from.",
         "",
         "```",

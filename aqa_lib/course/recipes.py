@@ -1,8 +1,8 @@
-"""Make each row of the report in one call, at whatever scale: what the notebooks and the demonstration share.
+"""Make each row of the paper in one call, at whatever scale: what the notebooks and the demonstration share.
 
-`trainer, sft, evaluation, artifacts -> [recipes] -> notebooks`. Each recipe fills a folder and goes on with one that
+`trainer, sft, evaluation, artifacts -> [recipes] -> notebooks`. Each recipe fills a folder and resumes one that
 was interrupted; `row` keeps what they made and finds it again. Checkpoints are ranked on held-out training questions,
-never on the test set as in the report.
+never on the test set as in the paper.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ..sft import LORA_RATE, SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import artifacts
 
-LORA_R = 16  # rank of the adapters of the report's LoRA row, which it does not name
+LORA_R = 16  # rank of the adapters of the paper's LoRA row, which it does not name
 REWARDS = {style: ("accuracy", reward.form_of(style).__name__) for style in (1, 2, 3)}
 
 
@@ -95,7 +95,7 @@ def answers(
     file: str = "predictions.jsonl",
     **labels,
 ) -> list[dict]:
-    """Ask a model all test questions, greedily; writes `file` into a folder, or goes on with the one that is there.
+    """Ask a model all test questions, greedily; writes `file` into a folder, or resumes the one that is there.
 
     path: the model's folder, the scale's base where not given. controls: of `predictions.CONTROLS`, each into a file
     beside. labels: what the record says of the run, as `method` and `train_seed`.
@@ -116,7 +116,7 @@ def answers(
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the report, made here. model: a folder or hub id; training: its folder, None for the base."""
+    """One row of the paper, made here. model: a folder or hub id; training: its folder, None for the base."""
 
     name: str
     model: str
@@ -140,7 +140,7 @@ ROWS = {  # how each is trained
 
 
 def row(name: str, seed: int = 0, controls: Sequence[str] = ()) -> Row:
-    """Train and test a row of the report, or find it where it was made before.
+    """Train and test a row of the paper, or find it where it was made before.
 
     name: one of `ROWS`, the method and the prompt that it is tested with.
     """

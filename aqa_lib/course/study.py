@@ -160,7 +160,7 @@ def _answered(run: Run) -> bool:
 
 
 def _same_command(run: Run) -> None:
-    """Note how a run is made, or refuse to go on with what was made in another way."""
+    """Note how a run is made, or refuse to resume what was made in another way."""
     asked = [word for word in run.evaluate if word != CONTROLS]  # controls may be added later
     beside, commands = run.folder.with_name(f"{run.name}.command.json"), [scales.get().name, [*run.train], asked]
     if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != commands:
@@ -175,7 +175,7 @@ def _failure(run: Run, log: Path, code: int) -> str:
 
 
 def _caller(processes: int) -> Callable[[Sequence[str], Path], int]:
-    """Make the function that runs `python -m aqa_lib ...`, the cores shared out among the processes."""
+    """Make the function that runs `python -m aqa_lib ...`, with its share of the cores."""
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {"OMP_NUM_THREADS": threads, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(scales.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -228,7 +228,7 @@ def budget(study: Sequence[Run]) -> str:
 
 
 def summarize(study: Sequence[Run], folder: str | Path) -> str:
-    """Write the report's table, the paired tests, the ablation and the budget into a folder; return all as Markdown."""
+    """Write the paper's table, the paired tests, the ablation and the budget into a folder; return all as Markdown."""
     files, folder = [run.predictions for run in study], Path(folder)
     tables = report.write(files, folder)
     tests = comparison.compare(files)
@@ -280,7 +280,7 @@ def record(study: Sequence[Run], file: Path, rates: Mapping[str, float]) -> None
 
 
 def run_study(args: Namespace) -> None:
-    """Run what is missing, then the controls of the best, and print the report's table for this scale's world."""
+    """Run what is missing, then the controls of the best, and print the paper's table for this scale's world."""
     start, scale = time.monotonic(), scales.get()
     print(scale)
     options = (shlex.split(args.train_options), shlex.split(args.evaluate_options))

@@ -1,7 +1,7 @@
 """Ask whether thinking aloud helps: prompt 2 against prompt 3, from finished files alone.
 
 `trainer -> evaluation -> comparison -> [ablation]`. Reads predictions (one file a seed) and, from the folder of each
-file's name without its suffix, what training wrote there: `metrics.csv` and `completions.jsonl`. The report shows
+file's name without its suffix, what training wrote there: `metrics.csv` and `completions.jsonl`. The paper shows
 curves of one run each and says that thinking does not help; here every number has an interval, and two questions are
 added that it leaves open: does the thought lead to the answer, and what did it cost?
 """

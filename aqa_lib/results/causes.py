@@ -1,7 +1,7 @@
 """Name the causes of errors: noted by a person in a file, guessed by rule, counted with intervals.
 
 `predictions -> scoring -> [causes] -> inspection`. The notes stand beside the predictions, by question id, and outlive
-a reload, a new model and a new notebook. The report counts right answers and says nothing of the wrong ones.
+a reload, a new model and a new notebook. The paper counts right answers and says nothing of the wrong ones.
 """
 
 import json

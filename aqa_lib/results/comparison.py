@@ -3,7 +3,7 @@
 `scoring -> [comparison] -> report`. Runs that differ in their seeds alone are one recipe. A difference
 between two recipes is called real if, corrected for all pairs that were looked at, it is larger than what
 other questions would change (McNemar's exact test; a permutation test where there are several seeds) and,
-with several seeds, than what other seeds would change (Welch's test). The report compares single runs by
+with several seeds, than what other seeds would change (Welch's test). The paper compares single runs by
 their points.
 """
 

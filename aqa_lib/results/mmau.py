@@ -8,7 +8,7 @@ question without a prediction is wrong here and skipped there.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-OLD = "MMAU Test-mini 2025-03-25"  # the report's
+OLD = "MMAU Test-mini 2025-03-25"  # the paper's
 NEW = "MMAU Test-mini v05.15.25"  # today's; shares 894 ids with the old one, of which 258 changed
 UNKNOWN = "unknown data"
 FILES = {  # sha256 of the published question files

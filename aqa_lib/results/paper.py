@@ -1,4 +1,4 @@
-"""The report's own figures, typed here once and nowhere else: R1-AQA, arXiv 2503.11197, and its repository.
+"""The paper's own figures, typed here once and nowhere else: R1-AQA, arXiv 2503.11197, and its repository.
 
 `[paper] -> report`. Percent right on MMAU Test-mini of March 2025, 333 sound, 334 music and 333 speech
 questions. Where an average is not that of its tasks (Llama-3: 51.6 of them, 52.1 printed), it stands as it
@@ -12,7 +12,7 @@ THEIR_N = 1000  # questions behind each of their averages
 
 @dataclass(frozen=True)
 class Theirs:
-    """One row of the report's table 2 or its repository, in percent on MMAU Test-mini 2025-03-25.
+    """One row of the paper's table 2 or its repository, in percent on MMAU Test-mini 2025-03-25.
 
     method, style: what our record says of a run that reproduces it; None where this package cannot.
     """
@@ -49,7 +49,7 @@ BASE, SFT, SFT_LORA, GRPO, THINK = (
     "Qwen2-Audio, GRPO + prompt 2",
     "Qwen2-Audio, GRPO + prompt 3 (think)",
 )
-FINDINGS = (  # what the report says, the two rows whose difference says it, and the sign it needs
+FINDINGS = (  # what the paper says, the two rows whose difference says it, and the sign it needs
     ("GRPO makes the base better", GRPO, BASE, 1),
     ("GRPO beats SFT of all weights", GRPO, SFT, 1),
     ("GRPO beats SFT with LoRA", GRPO, SFT_LORA, 1),

@@ -79,7 +79,7 @@ def smooth(values: Sequence[float], window: int = 9) -> np.ndarray:
 
 
 def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_out: int = 0) -> Figure:
-    """Plot training curves like the report's: rewards, their deviation, length, entropy and held-out accuracy.
+    """Plot training curves like the paper's: rewards, their deviation, length, entropy and held-out accuracy.
 
     runs: name to `metrics.csv`. held_out: number of held-out questions, for 95 % intervals. Saves to `path` if given.
     """

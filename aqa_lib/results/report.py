@@ -1,8 +1,8 @@
-"""Put the report's table beside ours, gathered from result files: Markdown, CSV and a plot with intervals.
+"""Put the paper's table next to ours, gathered from result files: Markdown, CSV and a plot with intervals.
 
-`comparison -> [report]`. The report's figures are typed once, in `paper`, and marked as theirs; not one of
+`comparison -> [report]`. The paper's figures are typed once, in `paper`, and marked as theirs; not one of
 ours is: a row without a result file reads "not run". Figures on different questions never stand in one table,
-so theirs stand beside ours only on the version of MMAU Test-mini that they were measured on. What the report
+so theirs stand beside ours only on the version of MMAU Test-mini that they were measured on. What the paper
 says of their order is tested on any data (`findings`).
 """
 
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim of the report. theirs: their difference in points with an interval from their figures."""
+    """One claim of the paper. theirs: their difference in points with an interval from their figures."""
 
     claim: str
     theirs: tuple[float, float, float]
@@ -90,7 +90,7 @@ def gather(sources: Iterable[str | Path]) -> list[Predictions]:
 
 
 def build(runs: Sequence[Predictions], rule: str = "official") -> list[Table]:
-    """Make one table for each set of questions, the report's own version first, there with their figures."""
+    """Make one table for each set of questions, the paper's own version first, there with their figures."""
     by_data: dict[str, list[Predictions]] = {}
     for run in runs:
         by_data.setdefault(questions_of(run), []).append(run)
@@ -190,7 +190,7 @@ def _mean(values: Iterable[float]) -> str:
 
 
 def _findings(taken: dict[str, Row]) -> tuple[Finding, ...]:
-    """Test the report's claims on our runs, Holm-corrected for all that could be tested."""
+    """Test the paper's claims on our runs, Holm-corrected for all that could be tested."""
     figures = {theirs.name: theirs.average for theirs in THEIRS}
     pairs = [(a, b) for _, a, b, _ in FINDINGS]
     made = {(a, b): difference(taken[a].recipe, taken[b].recipe) for a, b in pairs if a in taken and b in taken}
@@ -215,7 +215,7 @@ def _verdict(ours: Difference | None, sign: int) -> str:
 
 def markdown(tables: Sequence[Table]) -> str:
     """Write the tables as Markdown; see `build`."""
-    lines = ["# The report beside ours", ""]
+    lines = ["# The paper next to ours", ""]
     lines += [
         "Percent right [95 % interval]. Theirs: R1-AQA, arXiv 2503.11197; their intervals are computed here",
         f"from their averages over {THEIR_N} questions. Ours: gathered from result files. Over questions:",
@@ -271,12 +271,12 @@ def scores(table: Table) -> list[str]:
 
 
 def claims(table: Table) -> list[str]:
-    """Write what became of the report's claims as lines of Markdown.
+    """Write what became of the paper's claims as lines of Markdown.
 
     Their differences are left out where the table is on another version of the same test.
     """
     lines = [
-        "| the report says | their points | our points | p, corrected | ours says |",
+        "| the paper says | their points | our points | p, corrected | ours says |",
         "|---|---|---|---|---|",
     ]
     other_version = table.data.startswith("MMAU") and table.data != mmau.OLD

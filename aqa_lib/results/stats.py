@@ -1,6 +1,6 @@
 """Tell a difference from noise: intervals for one score, tests between two, and what seeds add.
 
-`evaluation -> [stats] -> report`. Numbers in, numbers out. The report gives points without intervals, and its
+`evaluation -> [stats] -> report`. Numbers in, numbers out. The paper gives points without intervals, and its
 own second run moves speech by 6 points; on 333 questions a 95 % interval is 5 points wide to either side.
 
 Three kinds of noise, kept apart: which questions were asked (`wilson`, `paired_bootstrap`, `mcnemar`,

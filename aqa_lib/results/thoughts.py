@@ -1,7 +1,7 @@
 """Read the thought out of a reply, and ask whether it leads to the answer that is then given.
 
 `prompt -> [thoughts] -> ablation`. A thought names a choice that stands in it word for word: crude, but the same for
-every model, and free. The report never asks; it compares final answers alone.
+every model, and free. The paper never asks; it compares final answers alone.
 """
 
 import re

@@ -72,7 +72,7 @@ def test_avqa_row(folder):
     question = avqa(folder, **extra)
     assert question.id == "7"
     assert question.audio == (folder / "clips" / "a.wav").resolve()
-    assert question.question == "What sounds in the audio? Two audios, a Video."  # plain replacement, as the report
+    assert question.question == "What sounds in the audio? Two audios, a Video."  # plain replacement, as the paper
     assert (question.choices, question.answer) == (("dog", "cat", "rain", "cat"), "rain")
     assert question.task == "come from"
     assert extra.items() <= question.meta.items()

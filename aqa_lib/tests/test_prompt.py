@@ -1,4 +1,4 @@
-"""The report's wording, character for character, and the reading of replies."""
+"""The paper's wording, character for character, and the reading of replies."""
 
 import time
 

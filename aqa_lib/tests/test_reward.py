@@ -1,4 +1,4 @@
-"""Rewards as a table of replies: the report's rules, faults and all, beside the strict ones."""
+"""Rewards as a table of replies: the paper's rules, faults and all, beside the strict ones."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aqa_lib import reward
 
-# reply, then (accuracy, format) by the report's rules and by the strict ones; "dog" is right.
+# reply, then (accuracy, format) by the paper's rules and by the strict ones; "dog" is right.
 TABLE = [
     ("<answer>dog</answer>", (1, 1), (1, 1)),
     ("<answer> dog </answer>", (1, 1), (1, 1)),
@@ -41,7 +41,7 @@ TABLE = [
     ("<Answer>dog</Answer>", (0, 0), (0, 0)),
     ("", (0, 0), (0, 0)),
 ]
-# reply, then think_format by the report's rule and by the strict one.
+# reply, then think_format by the paper's rule and by the strict one.
 THINKING = [
     ("<think>woof</think><answer>dog</answer>", 1, 1),
     ("<think>a\nb</think>\n\n<answer>dog</answer>", 1, 1),
@@ -102,7 +102,7 @@ def test_choices_decide_how_exactly_to_compare():
 
 
 def _report_accuracy(reply: str, answer: str) -> float:
-    """The report's two searches as they stand: the reference for the linear one."""
+    """The paper's two searches as they stand: the reference for the linear one."""
 
     def found(text):
         match = re.search(r"<answer>(.*?)</answer>", text)
@@ -175,7 +175,7 @@ def test_math_verify_only_where_asked_for(monkeypatch):
     def verify(gold, answer):
         if "crash" in gold:
             raise TypeError("cannot be parsed")
-        return "1:3" in gold and "1:1" in answer  # the fault that the report's data met
+        return "1:3" in gold and "1:1" in answer  # the fault that the paper's data met
 
     batch = {
         "prompts": None,

@@ -39,7 +39,7 @@ def test_its_options_are_the_trainers(name, tmp_path):
 
 
 def test_full_is_the_report():
-    """The hyper-parameters of the report, section 1 of its appendix and its public code."""
+    """The hyper-parameters of the paper, section 1 of its appendix and its public code."""
     config = GRPOConfig(**scale.get("full").grpo)
     expected = {
         "learning_rate": 1e-6, "beta": 0.04, "num_generations": 8, "temperature": 1.0, "top_k": 50, "top_p": 1.0,

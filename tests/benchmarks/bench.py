@@ -184,7 +184,7 @@ def our_step(folder: str, size: str, shape: tuple[int, int], heard: bool = True)
 
 
 def report_step(size: str, shape: tuple[int, int]) -> Callable[[], float]:
-    """The same for a step taken as the report does."""
+    """The same for a step taken as the paper does."""
     model, processor = build(size), build_processor(size)
     reference = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
@@ -253,7 +253,7 @@ def bench_step(size: str = "small", shapes: Sequence[tuple[int, int]] = SHAPES, 
             {
                 "prompt": P,
                 "answer": C,
-                "tokens": G * (P + C) / (P + G * (C - 1)),  # rows of the report's form over ours
+                "tokens": G * (P + C) / (P + G * (C - 1)),  # rows of the paper's form over ours
                 "median_s": {name: median(values) for name, values in seconds.items()},
                 "min_s": {name: min(values) for name, values in seconds.items()},
             }

@@ -171,7 +171,7 @@ def markdown(rows: list[dict]) -> str:
         [
             *lines,
             "",
-            f"The report's own: {' to '.join(f'{1000 * s / 3600:.0f}' for s in REPORT)} GPU-hours for 1000 steps. "
+            f"The paper's own: {' to '.join(f'{1000 * s / 3600:.0f}' for s in REPORT)} GPU-hours for 1000 steps. "
             f"A matrix product here: {rows[0]['tflop_per_s']:.3g} TFLOP/s. Evaluation: "
             f"{evaluated['questions_per_s']:.3g} questions/s, {evaluated['test_mini_s']:.0f} s for MMAU Test-mini.",
         ]

@@ -21,7 +21,7 @@ WORK = Work(prompt=60, answer=1, questions=2, generations=4, asked=0, chunk=64, 
 
 @pytest.fixture(scope="module")
 def full():
-    """The report's model, at the sizes that `plan --scale full` counts with."""
+    """The paper's model, at the sizes that `plan --scale full` counts with."""
     return ModelSizes.of(planner.skeleton("Qwen/Qwen2-Audio-7B-Instruct", models.PARTS))
 
 

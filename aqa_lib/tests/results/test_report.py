@@ -1,4 +1,4 @@
-"""The report's table beside ours, the plan, and the commands that print them."""
+"""The paper's table next to ours, the plan, and the commands that print them."""
 
 import argparse
 import csv
