@@ -8,6 +8,7 @@ from the mean) and the mel is computed on the clip's own length, which gives the
 import io
 import logging
 import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_SECONDS = 30.0  # what Qwen2-Audio's encoder can hold; transformers cuts lon
 MIN_FRAMES = 7  # gives two audio tokens; one token crashes transformers
 MIN_SAMPLES = (MIN_FRAMES - 1) * HOP + 1
 SILENCE = 1e-5  # peak below which a clip holds no sound (-100 dBFS)
+BLOCK = 2**20  # samples of all channels that are decoded at a time: 4 MB
 LOUDEST = 1e3  # peak above which it is no sound but integers kept as floats, or damage (+60 dBFS)
 
 logger = logging.getLogger(__name__)
@@ -75,18 +77,13 @@ def load(
     if not 0 <= start < end:
         raise AudioError(f"{name}: cannot cut from {start} s to {end} s; give 0 <= start < end in seconds.")
     stop = min(end, start + max_seconds)
-    wave, rate, total = _decode(source, name, start, stop)
+    wave, rate, total, channels = _decode(source, name, start, stop)
     notes = []
     if min(end, total) - start > max_seconds + 1 / rate:
         notes.append(f"cut from {min(end, total) - start:.2f} s to {max_seconds:g} s")
         logger.warning("%s: %s, the longest that the model hears.", name, notes[-1])
-    if wave.shape[1] > 1:
-        notes.append(f"{wave.shape[1]} channels mixed down")
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples; export the clip again or leave it out.")
-    if wave.size and np.abs(wave).max() > LOUDEST:
-        raise AudioError(f"{name}: a peak of {np.abs(wave).max():.3g} where full scale is 1; export the clip again.")
-    wave = wave.mean(1)  # (S,)
+    if channels > 1:
+        notes.append(f"{channels} channels mixed down")
     if rate != SAMPLE_RATE and len(wave):
         notes.append(f"resampled from {rate} Hz")
         wave = librosa.resample(wave, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
@@ -101,8 +98,17 @@ def load(
     return Clip(wave, name, tuple(notes))
 
 
-def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, int, float]:
-    """Read `start` to `stop` seconds as (S, channels) float32, with the rate and the whole length in seconds.
+def _mix(wave: np.ndarray, name: str) -> np.ndarray:
+    """Mix channels down, (S, channels) to (S,), where all samples can be sound."""
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples; export the clip again or leave it out.")
+    if wave.size and np.abs(wave).max() > LOUDEST:
+        raise AudioError(f"{name}: a peak of {np.abs(wave).max():.3g} where full scale is 1; export the clip again.")
+    return wave.mean(1)
+
+
+def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, int, float, int]:
+    """Read `start` to `stop` seconds, mixed down to (S,) float32, with rate, whole length in seconds, and channels.
 
     Only the wanted part is decoded, so an hour-long file costs no more than its first 30 s.
     """
@@ -117,8 +123,8 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
             info = np.iinfo(wave.dtype)
             wave = wave / 2.0 ** (info.bits - 1) - (wave.dtype.kind == "u")
         wave = wave.astype(np.float32).reshape(len(wave), -1)
-        return wave[int(start * rate) : _index(stop, rate)], rate, len(wave) / rate
-    if not isinstance(source, bytes) and not Path(source).is_file():
+        return _mix(wave[int(start * rate) : _index(stop, rate)], name), rate, len(wave) / rate, wave.shape[1]
+    if not isinstance(source, bytes) and not os.path.isfile(source):
         raise AudioError(f"{name}: no such file; check the path and the audio folder.")
     try:
         with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else str(source)) as file:
@@ -127,16 +133,17 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
                 raise AudioError(f"{name}: its header claims {rate} Hz; the file is damaged, replace it.")
             if start:
                 file.seek(min(int(start * rate), file.frames))
-            # blocks: a damaged header may claim hours, and memory must follow what is really there
+            # blocks, each mixed down at once: a damaged header may claim hours, a small file hold 255 channels
+            channels, size = file.channels, max(1, BLOCK // file.channels)
             blocks, wanted = [], min(_index(stop, rate), file.frames) - int(start * rate)
-            while wanted > 0 and len(block := file.read(min(wanted, 2**20), dtype="float32", always_2d=True)):
-                blocks.append(block)
+            while wanted > 0 and len(block := file.read(min(wanted, size), dtype="float32", always_2d=True)):
+                blocks.append(_mix(block, name))
                 wanted -= len(block)
-            wave = np.concatenate(blocks) if blocks else np.zeros((0, file.channels), np.float32)
+            wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     except (soundfile.SoundFileError, OSError, MemoryError) as error:
         reason = str(error).strip().rstrip(".").split(": ")[-1]
         raise AudioError(f"{name}: not readable as audio ({reason}); replace the file or leave it out.") from error
-    return wave, rate, total
+    return wave, rate, total, channels
 
 
 class _Bytes(io.BytesIO):

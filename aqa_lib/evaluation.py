@@ -7,6 +7,7 @@ samples, as the checkpoint's generation config says), batches sorted by length, 
 
 import hashlib
 import logging
+import os
 import random
 import time
 from collections import Counter
@@ -289,7 +290,7 @@ def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[
 
 def seconds(question: Question) -> float:
     """Read a clip's length from its header; 0 where there is none (`audio.load` will say what is wrong)."""
-    if question.audio is None or (not isinstance(question.audio, bytes) and not Path(question.audio).is_file()):
+    if question.audio is None or (not isinstance(question.audio, bytes) and not os.path.isfile(question.audio)):
         return 0.0  # a fifo would block
     try:
         source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)

@@ -30,21 +30,16 @@ from . import attention, audio, families, prompt
 from .audio import Clip
 from .dataset import Question
 from .families import Parts
+from .foreign import SAFE, ModelError, refuse_code, refuse_missing, with_saved_adapter
 from .inputs import Prompts, collate, encode, positions
 from .runtime import faults
-from .runtime.errors import AqaError
 
 PARTS = ("audio_tower", "projector", "language_model")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
-SAFE = {"trust_remote_code": False}  # said aloud: left open, transformers asks whether to run a model's own code
 
 logger = logging.get_logger(__name__)
 # peft (0.19) asks by the old name, transformers (5.23) tells the user
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-
-
-class ModelError(AqaError):
-    """A model that cannot be used; the message says why and what to do."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -79,6 +74,7 @@ def load(
     token is missing, or the model is deaf.
     """
     _refuse_arguments(train, quantization)
+    refuse_missing(str(name_or_path))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     saved_adapter = (Path(name_or_path) / "adapter_config.json").is_file()  # a folder that LoRA training saved
     model, processor = _read(str(name_or_path), saved_adapter, dtype, device, quantization)
@@ -90,9 +86,7 @@ def load(
             # bitsandbytes otherwise repacks 4-bit weights for AVX-512 at the first evaluation, and no gradient passes
             module.support_avx512bf16_for_cpu = False
     if saved_adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(name_or_path), is_trainable=True)
+        model = with_saved_adapter(model, Path(name_or_path))
         if not quantization:
             model = model.merge_and_unload()
     processor.tokenizer.padding_side = "left"
@@ -138,10 +132,14 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             from peft import PeftConfig
 
             base = PeftConfig.from_pretrained(name).base_model_name_or_path
+        refuse_missing(base)
+        refuse_code(base)
         config = AutoConfig.from_pretrained(base, **SAFE)
         family = families.named(config.model_type)
         processor = AutoProcessor.from_pretrained(name if saved_adapter else base, **SAFE)
         model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **SAFE, **options)
+    except ModelError:
+        raise
     except families.FamilyError as error:
         raise ModelError(f"{name}: {error}") from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:

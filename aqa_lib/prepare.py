@@ -28,6 +28,7 @@ from .runtime import locks
 from .runtime.files import append, write_whole
 
 SHOWN = 10  # dropped questions that are printed; the report file has all
+STEM = 200  # bytes of a clip's own name that its copy keeps: most disks allow 255 in all
 QUIET = 0.1  # peak below which 16 bits would be heard as noise
 
 
@@ -127,7 +128,7 @@ def check_clip(question: Question, root: Path, folder: Path | None = None, max_s
 
     Returns `{"seconds", "cut", "file"}`, or `{"kind", "reason"}` where the clip cannot be used.
     """
-    if question.audio is None or not question.audio.is_file():
+    if question.audio is None or not os.path.isfile(question.audio):
         what = "names no clip" if question.audio is None else f"{question.audio.relative_to(root)} is not there"
         return {"kind": "missing clips", "reason": what}
     part = (question.meta.get("start"), question.meta.get("end"))
@@ -143,7 +144,8 @@ def check_clip(question: Question, root: Path, folder: Path | None = None, max_s
 def _write(clip: audio.Clip, folder: Path, key: str) -> str:
     """Write a clip so that it reads back within 2**-16 of full scale; return its file's name, which is the key's."""
     peak = np.abs(clip.wave).max()
-    name = f"{Path(clip.name).stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    stem = Path(clip.name).stem.encode()[:STEM].decode(errors="ignore")
+    name = f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if peak >= 1:  # FLAC holds integers, which end at full scale
         name, form = f"{name}.wav", {"format": "WAV", "subtype": "FLOAT"}
     else:

@@ -5,10 +5,12 @@
 report gives the first alone, without intervals and without controls.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .. import prompt, reward
+from ..dataset import show
 from ..escape import markdown
 from ..predictions import GROUPS, Predictions, PredictionsError, group
 from ..runtime.errors import AqaError
@@ -107,6 +109,7 @@ def score(run: Predictions | Sequence[dict]) -> Report:
     Missing and empty predictions count as wrong, and are counted in `notes`. Withheld answers are not scored.
     """
     run = run if isinstance(run, Predictions) else Predictions("predictions", list(run))
+    once(run)
     rows, n, notes = run.rows, asked(run), []
     replies = [row for row in rows if row["model_output"] is not None]
     missing, empty = n - len(replies), sum(not mmau.words(official_text(row)) for row in replies)
@@ -198,10 +201,47 @@ def data_version(run: Predictions) -> str:
 
 
 def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:
-    """Add the questions (rows with `id, question, choices, answer`) that a file lacks, as missing
-    predictions."""
-    known, there = {row["id"] for row in questions}, {row["id"] for row in run.rows}
-    if strange := there - known:
-        raise PredictionsError(f"{run.name}: predicts {min(strange)!r}, which is none of the questions.")
-    absent = [row | {"model_output": None, "prediction": ""} for row in questions if row["id"] not in there]
-    return Predictions(run.name, [*run.rows, *absent], run.meta)
+    """Put a file's rows on the questions that were asked: those it lacks are missing predictions.
+
+    questions: rows with `id, question, choices, answer`; their answers and choices are what is scored. Raises
+    PredictionsError where a row predicts none of them, says another question, other choices or another answer, or an
+    id stands twice.
+    """
+    once(run)
+    known, there = {row["id"]: row for row in questions}, {row["id"]: row for row in run.rows}
+    if strange := sorted(set(there) - set(known)):
+        raise PredictionsError(f"{run.name}: predicts {show(strange[0])}, which is none of the questions.")
+    other = {name: what for name, row in there.items() if (what := _disagrees(row, known[name]))}
+    if other:
+        name, what = next(iter(other.items()))
+        raise PredictionsError(
+            f"{run.name}: {len(other)} of {len(there)} rows are on other questions than those given; {show(name)} has "
+            f"another {what}: score them with the questions that were asked."
+        )
+    rows = [there[name] | row for name, row in known.items() if name in there]
+    absent = [row | {"model_output": None, "prediction": ""} for name, row in known.items() if name not in there]
+    return Predictions(run.name, [*rows, *absent], run.meta)
+
+
+def _disagrees(row: dict, asked: dict) -> str | None:
+    """Name what a row says otherwise than its question; what it does not say is no difference."""
+
+    def fold(text: str) -> str:
+        return " ".join(str(text).split())
+
+    if row["question"] and fold(row["question"]) != fold(asked["question"]):
+        return "question"
+    if sorted(map(fold, row["choices"])) != sorted(map(fold, asked["choices"])):
+        return "list of choices"
+    if row["answer"] and asked["answer"] and fold(row["answer"]) != fold(asked["answer"]):
+        return "answer"
+    return None
+
+
+def once(run: Predictions) -> None:
+    """Raise PredictionsError where an id stands twice: one question would count as two."""
+    counts = Counter(row["id"] for row in run.rows if "id" in row)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise PredictionsError(
+            f"{run.name}: {len(twice)} ids stand more than once, {show(twice[0])} among them; keep one row a question."
+        )

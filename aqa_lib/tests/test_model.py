@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 import torch
@@ -207,7 +208,7 @@ def test_mistakes_are_told_in_one_sentence(folder, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="4bit needs bitsandbytes; pip install bitsandbytes"):
         models.load(folder, quantization="4bit")
     for name in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(ModelError, match="no model could be loaded") as error:
+        with pytest.raises(ModelError, match="no model could be loaded|no such folder") as error:
             models.load(name)
         assert "\n" not in str(error.value)
 
@@ -225,3 +226,74 @@ def test_lost_weights_are_named(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights are missing, \S*projector.linear.weight among them"):
         models.load(folder)
+
+
+@pytest.fixture
+def adapted(model, processor, tmp_path):
+    """A folder of a base and one of an adapter that was trained on it."""
+    from aqa_lib.model import add_adapters
+
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    tuned = add_adapters(models.load(tmp_path / "base", check=False)[0], r=4)
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.01)
+    tuned.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("damage", ["one key", "half", "renamed", "other size", "truncated"])
+def test_an_adapter_that_does_not_fit_is_refused(adapted, damage):
+    """Else the base answers under the adapter's name: peft only warns."""
+    models.load(adapted)
+    file = adapted / "adapter_model.safetensors"
+    weights = load_file(file)
+    names = sorted(weights)
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        weights = {
+            "one key": {names[0]: weights[names[0]]},
+            "half": {name: weights[name] for name in names[::2]},
+            "renamed": {name.replace("q_proj", "other"): weight for name, weight in weights.items()},
+            "other size": {name: weight[:2].contiguous() for name, weight in weights.items()},
+        }[damage]
+        save_file(weights, file, {"format": "pt"})
+    with pytest.raises(
+        models.ModelError, match=r"its adapter('s \d+ weights do not fit|.* cannot be loaded)|claims rank"
+    ):
+        models.load(adapted)
+
+
+def test_an_adapter_of_a_huge_rank_takes_no_memory(adapted):
+    config = json.loads((adapted / "adapter_config.json").read_text())
+    (adapted / "adapter_config.json").write_text(json.dumps(config | {"r": 2_000_000_000}))
+    with pytest.raises(models.ModelError, match="claims rank 2000000000, and no saved weight is so large"):
+        models.load(adapted)
+
+
+@pytest.mark.parametrize("value", ["kernels-community/flash-attn3", {"": "attacker/kernel@main"}, "a/b:c"])
+@pytest.mark.parametrize("place", [(), ("text_config",), ("audio_config",)])
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_attn_implementation_internal"])
+def test_a_config_that_asks_for_code_is_refused_before_anything_is_fetched(
+    model, processor, tmp_path, monkeypatch, place, key, value
+):
+    processor.save_pretrained(tmp_path)
+    config = model.config.to_dict()
+    part = config
+    for name in place:
+        part = part[name]
+    part[key] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("it was fetched"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("it was fetched"))
+    with pytest.raises(models.ModelError, match=rf"its config.json asks for code, {key} .*; remove that line"):
+        models.load(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    with pytest.raises(models.ModelError, match="nowhere: no such folder; check the path"):
+        models.load(tmp_path / "nowhere")

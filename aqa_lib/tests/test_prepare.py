@@ -136,3 +136,22 @@ def test_from_a_shell(folder, capsys):
     assert main(["prepare", f"{folder}/all.jsonl", f"{folder}/clean.jsonl", "--flac"]) == 0
     assert "4 of 8 questions kept" in capsys.readouterr().out
     assert main(["prepare", f"{folder}/none.jsonl", f"{folder}/clean.jsonl"]) == 2
+
+
+def test_one_bad_path_or_long_name_does_not_stop_the_others(tmp_path):
+    """300 characters are more than a name may have; 244 bytes are legal, but not with what a copy's name adds."""
+    wave = np.sin(np.arange(16_000) / 9) / 2
+    names = ["ok.wav", "ü" * 120 + ".wav", "x" * 300 + ".wav", "/".join(["deep"] * 2000) + ".wav"]
+    for name in names[:2]:
+        soundfile.write(tmp_path / name, wave, 16_000)
+    rows = [
+        {"id": i, "audio": name, "question": "What?", "choices": ["a", "b"], "answer": "a"}
+        for i, name in enumerate(names)
+    ]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for flac in (False, True):
+        output = tmp_path / "out" / f"{flac}.jsonl"
+        report = prepare.prepare(tmp_path / "raw.jsonl", output, audio_root=tmp_path, flac=flac, progress=False)
+        assert (report.kept, [row["kind"] for row in report.dropped]) == (2, ["missing clips"] * 2)
+    written = [json.loads(line)["audio_path"] for line in output.read_text("utf-8").splitlines()]
+    assert all((output.parent / path).is_file() for path in written)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aqa_lib import dataset, evaluation, predictions
-from aqa_lib.predictions import Predictions, read, write_official
+from aqa_lib.predictions import Predictions, PredictionsError, read, write_official
 from aqa_lib.results import mmau, scoring
 from aqa_lib.runtime import files
 
@@ -133,3 +133,48 @@ def test_both_test_minis_go_the_whole_way(tmp_path, version):
     assert scoring.score(golden).official.right == scoring.score(golden).strict.right == 1000
     part = Predictions("p", rows[:10], {"settings": {"data_sha256": files.sha256(SHARED / name)}, "labels": {}})
     assert scoring.score(part).data == f"{version}, 10 of its questions"
+
+
+def asked(n=4):
+    return [
+        {key: value for key, value in row(i, None).items() if key not in ("model_output", "prediction")}
+        for i in range(n)
+    ]
+
+
+def test_the_questions_given_decide_what_is_right():
+    """A file that calls each of its own answers right is not scored by itself."""
+    flattering = Predictions("p", [row(i, "cat", answer="cat") for i in range(4)])
+    assert scoring.score(flattering).strict.percent == 100
+    with pytest.raises(
+        PredictionsError, match="^p: 4 of 4 rows are on other questions .* '0' has another answer: score"
+    ):
+        scoring.complete(flattering, asked())
+    silent = Predictions("p", [row(i, "cat", answer="") for i in range(3)])
+    found = scoring.score(scoring.complete(silent, asked()))
+    assert (found.strict.right, found.strict.n) == (0, 4)
+    tasks = scoring.complete(Predictions("p", [row(0, "dog", task="mine")]), asked())
+    assert {r["task"] for r in tasks.rows} == {"sound"}
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"question": "Who?"}, "question"),
+        ({"choices": ["dog", "fox"]}, "list of choices"),
+        ({"answer": "cat"}, "answer"),
+    ],
+)
+def test_a_row_that_disagrees_with_its_question_is_refused(other, what):
+    rows = [row(0, "dog"), row(1, "dog") | other]
+    with pytest.raises(PredictionsError, match=f"1 of 2 rows are on other questions .* '1' has another {what}"):
+        scoring.complete(Predictions("p", rows), asked())
+    shuffled = [row(0, "dog") | {"choices": ["cat", "dog"], "question": " What? "}]
+    assert scoring.complete(Predictions("p", shuffled), asked()).rows[0]["choices"] == ["dog", "cat"]
+
+
+def test_a_row_that_stands_twice_does_not_count_twice():
+    twice = Predictions("p", [row(0, "dog"), row(1, "cat"), row(0, "dog")])
+    for refused in (lambda: scoring.score(twice), lambda: scoring.complete(twice, asked())):
+        with pytest.raises(PredictionsError, match="p: 1 ids stand more than once, '0' among them; keep one row"):
+            refused()
