@@ -1,17 +1,10 @@
 """Run a notebook, or make a small world, for a test."""
 
-import re
-
 import nbformat
 import pytest
 
 from aqa_lib.course import render
 from aqa_lib.tiny import pretrain, synth
-
-
-def allowed(cell) -> int:
-    """Return the seconds that a cell may take: trainings 240, all else 90."""
-    return 240 if re.search(r"recipes\.|train\(", cell.source) else 90
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +16,7 @@ def run():
         if with_solutions:
             book.cells += [nbformat.v4.new_code_cell(code) for code in render.solutions(book)]
         environment = {"AQA_SCALE": "tiny", "AQA_ARTIFACTS": str(folder), "AQA_MAX_STEPS": str(steps)}
-        return render.run(book, environment, allowed)
+        return render.run(book, environment)
 
     return run
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "aqa_lib", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=1800)
 
 
 def training(world, output, *more):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_demo_trains_and_shows_before_and_after(tmp_path):
     command = [sys.executable, "-m", "aqa_lib", "demo", "--max_steps", "30", "--output_dir", str(tmp_path)]
-    made = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=500)
+    made = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=1800)
     assert made.returncode == 0, made.stderr
     rows = [line for line in made.stdout.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0].strip("|").split("|")] == [

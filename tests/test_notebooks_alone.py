@@ -33,7 +33,7 @@ def test_other_tools_run_it_too(tool, tmp_path):
     environment = os.environ | {"AQA_ARTIFACTS": str(tmp_path), "AQA_MAX_STEPS": "3"}
     option = ["--inplace"] if tool == ["execute"] else []
     made = subprocess.run(
-        [*COMMAND, *tool, *option, str(copy)], env=environment, capture_output=True, text=True, timeout=300
+        [*COMMAND, *tool, *option, str(copy)], env=environment, capture_output=True, text=True, timeout=1800
     )
     assert made.returncode == 0, made.stderr[-2000:]
     assert any(cell.outputs for cell in nbformat.read(copy, 4).cells if cell.cell_type == "code")

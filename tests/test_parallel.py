@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     paths = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     made = subprocess.run(
         [*torchrun, script, folder], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
-        timeout=500,
+        timeout=1800,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr[-3000:]
     spec = importlib.util.spec_from_file_location("two_processes", script)

@@ -141,17 +141,17 @@ def solutions(book: NotebookNode) -> list[str]:
     return [code for part in folded for code in re.findall(r"```python\n(.*?)```", part, re.DOTALL)]
 
 
-def run(book: NotebookNode, environment: Mapping[str, str] | None = None, seconds=None) -> NotebookNode:
+def run(book: NotebookNode, environment: Mapping[str, str] | None = None) -> NotebookNode:
     """Run a notebook in a kernel of its own, in the notebooks' folder; raises nbclient's error of the cell that fails.
 
-    environment: variables for the kernel beside those of this process. seconds: a function of a cell, how long it may
-    take; an hour if not given.
+    environment: variables for the kernel besides those of this process. A cell may take `TIMEOUT` seconds: that guards
+    against hangs, not against slowness.
     """
     paths = filter(None, [str(scale.ROOT), os.environ.get("PYTHONPATH")])
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # the kernel has its own
     client = NotebookClient(
         book,
-        timeout_func=seconds or (lambda cell: TIMEOUT),
+        timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
