@@ -2,15 +2,19 @@
 
 import json
 
+import pytest
+
 from aqa_lib import scale
 from aqa_lib.results import dose, readme
 
 TEXT = (scale.ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_block_is_what_the_files_say():
-    assert readme.filled(TEXT) == TEXT, "python -m aqa_lib.results.readme"
-    assert "(not run)" not in TEXT
+@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md"])
+def test_every_block_is_what_the_files_say(page):
+    text = (scale.ROOT / page).read_text(encoding="utf-8")
+    assert readme.filled(text) == text, "python -m aqa_lib.results.readme"
+    assert "(not run)" not in text
 
 
 def test_it_is_short_and_begins_with_what_it_is():

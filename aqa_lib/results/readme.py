@@ -1,11 +1,11 @@
-"""Fill the README's tables from `data/results/`: `python -m aqa_lib.results.readme`. No figure in it is typed by hand.
+"""Fill the tables of README and docs/laboratory.md from `data/results/`: `python -m aqa_lib.results.readme`.
 
-A block stands between `<!-- name -->` and `<!-- /name -->`; a test compares each with what the files say.
+No figure in them is typed by hand. A block stands between `<!-- name -->` and `<!-- /name -->`; a test compares each
+with what the files say.
 """
 
 import json
 import re
-from pathlib import Path
 
 from .. import scale
 from . import dose
@@ -58,13 +58,31 @@ def study() -> str:
     return "\n".join([*lines, "", f"Learning rates that held-out questions chose: {rates}."])
 
 
+def pulls() -> str:
+    """Write how hard right and wrong labels pull: `mechanism.json`."""
+    file = RESULTS / "mechanism.json"
+    if not file.exists():
+        return "(not run)"
+    made = json.loads(file.read_text(encoding="utf-8"))
+    lines = ["| label | SFT, median | GRPO, median | GRPO, mean | groups without deviation |", "|---|---|---|---|---|"]
+    for kind in ("right", "wrong"):
+        row = made[kind]
+        norms = " | ".join(f"{row[name]:.2f}" for name in ("sft", "grpo", "grpo_mean"))
+        lines.append(f"| {kind} | {norms} | {row['silent']:.0%} |")
+    return "\n".join(lines)
+
+
 def blocks() -> dict[str, str]:
     """Return each block's text by its name."""
     rows = dose.read(RESULTS / "dose.jsonl")
     return {
         "demo": demo(),
         "dose": dose.table(dose.points(rows, "wrong")),
+        "rate": dose.table(dose.points(rows, "rate")),
+        "steps": dose.table(dose.points(rows, "steps")),
         "repaired": dose.table(dose.repaired(rows)),
+        "mechanism": dose.table(dose.mechanism(rows)),
+        "pulls": pulls(),
         "study": study(),
     }
 
@@ -82,5 +100,6 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = Path(scale.ROOT / "README.md")
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    for page in (scale.ROOT / "README.md", scale.ROOT / "docs" / "laboratory.md"):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
+    dose.plot(dose.read(RESULTS / "dose.jsonl"), ("wrong", "rate"), path=RESULTS / "dose.svg")
