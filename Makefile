@@ -16,7 +16,7 @@ TORCH_PIN := torch==$(shell sed -n 's/^ *- torch==\([^ ]*\).*/\1/p' environment.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test cuda notebooks lint clean
+.PHONY: help demo test lab cuda notebooks lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ demo: .venv/.package  ## train the embedded model with GRPO, and show it before 
 
 test: .venv/.test  ## run the unit tests, the doctests and the tests of the whole repository
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile aqa_lib tests $(ARGS)
+
+lab: .venv/.test  ## open the course in JupyterLab, at the repository's root, so that all its links work
+	.venv/bin/jupyter lab $(ARGS) notebooks/00_tour.ipynb --ServerApp.root_dir=.
 
 cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with the libraries of the cuda extra
 	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/large/test_masters.py aqa_lib/tests/large/test_four_bit.py $(ARGS)
