@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..runtime.errors import AqaError
 from . import options
 
 
@@ -15,13 +16,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     option("--train_options", default="", help="further options of every train and sft, as one text")
     option("--evaluate_options", default="", help="further options of every evaluate, as one text")
     option("--dose", action="store_true", help="measure accuracy against wrong labels, rates and budgets instead")
+    option("--report", action="store_true", help="with --dose: train nothing, report on the trials that are there")
 
 
 def run(args: Namespace) -> None:
     from ..course import lab, study
 
     options.quiet()
-    if args.dose:
+    if args.report and not args.dose:
+        raise AqaError("--report goes with --dose; a study reports on its runs by `python -m aqa_lib report`.")
+    if args.report:
+        lab.report(args.output)
+    elif args.dose:
         lab.run_all(args.output, args.seeds, args.processes)
     else:
         study.run_study(args)

@@ -8,6 +8,7 @@ trials that are missing, seed 0 of every curve first; each finished trial is one
 """
 
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -28,7 +29,8 @@ from ..logps import completion_logps
 from ..loss import group_advantages, grpo_loss
 from ..results import dose
 from ..results.dose import DOSE, RATE, STEPS
-from ..runtime import files
+from ..runtime import files, locks
+from ..runtime.errors import AqaError
 from ..sft import SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import recipes
@@ -255,30 +257,55 @@ def missing(wanted: Sequence[Trial], rows: Iterable[dict]) -> list[Trial]:
 
 
 def complete(wanted: Sequence[Trial], file: str | Path, run: Callable[[Trial, Path], dict] = run) -> None:
-    """Run the trials that a file lacks, and append each as it is finished."""
+    """Run the trials that a file lacks, and append each as it is finished.
+
+    Each trains in a folder next to the file; what an interrupted one left there is deleted, and it starts anew.
+    """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     for trial in missing(wanted, dose.read(file)):
-        row = run(trial, file.parent / trial.name)
-        with open(file, "ab", buffering=0) as out:
+        folder = file.parent / trial.name
+        shutil.rmtree(folder, ignore_errors=True)
+        row = run(trial, folder)
+        with locks.hold(locks.beside(file), str(file), wait=math.inf), open(file, "a+b", buffering=0) as out:
+            out.seek(0)
+            out.truncate(out.read().rfind(b"\n") + 1)  # a kill may have cut the last line short
             files.append(out, row)
         percent = 100 * row["last"].count("1") / len(row["last"])
         print(f"{trial.name}: {percent:.1f} % right, {row['seconds']} s", flush=True)
 
 
 def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> None:
-    """Run every trial that `dose.jsonl` in a folder lacks, in processes of one thread each."""
+    """Run every trial that `dose.jsonl` in a folder lacks, in processes of one thread each, and report on all.
+
+    Raises AqaError at another scale than tiny, and LockError where another process is at it.
+    """
+    if scale.get().name != "tiny":
+        raise AqaError(f"the laboratory needs the tiny scale: unset {scale.VARIABLE}, or set it to tiny.")
+    if processes < 1:
+        raise AqaError(f"processes {processes}: give 1 or more.")
     synth.write(WORLD, relations={"Sound": 1.0})  # before the processes do, all at once
-    file, wanted = Path(folder) / "dose.jsonl", trials(seeds)
-    left = missing(wanted, dose.read(file))
-    print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {file}", flush=True)
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for done in [pool.submit(complete, [trial], file) for trial in left]:
-            done.result()
-    (Path(folder) / "mechanism.json").write_text(json.dumps(mechanism(), indent=1) + "\n", encoding="utf-8")
-    rows = dose.read(file)
-    dose.plot(rows, path=Path(folder) / "dose.svg")
-    (Path(folder) / "dose.md").write_text(dose.markdown(rows), encoding="utf-8", newline="\n")
+    folder, wanted = Path(folder), trials(seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.hold(folder / ".lock", str(folder)):
+        left = missing(wanted, dose.read(folder / "dose.jsonl"))
+        print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {folder}", flush=True)
+        with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            for done in [pool.submit(complete, [trial], folder / "dose.jsonl") for trial in left]:
+                done.result()
+        if not (folder / "mechanism.json").exists():
+            files.write_whole(folder / "mechanism.json", json.dumps(mechanism(), indent=1) + "\n")
+    report(folder)
+
+
+def report(folder: str | Path) -> None:
+    """Write tables and figure of the trials that a folder's `dose.jsonl` holds so far: `dose.md` and `dose.svg`."""
+    folder = Path(folder)
+    rows = dose.read(folder / "dose.jsonl")
+    if not rows:
+        raise AqaError(f"{folder / 'dose.jsonl'} holds no trial yet; run python -m aqa_lib study --dose first.")
+    dose.plot(rows, path=folder / "dose.svg")
+    files.write_whole(folder / "dose.md", dose.markdown(rows))
     print(dose.markdown(rows))
 
 
