@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aqa_lib.dataset import DataError, Question, read, read_avqa, read_hub, read_mmau, split
+from aqa_lib.dataset import DataError, Question, read, read_avqa, read_hub, read_mmau, relabel, split
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository
 AVQA_ROW = {
@@ -462,3 +462,22 @@ def test_real_avqa_lines_are_read_whole():
     assert {q.audio for q in train}.isdisjoint(q.audio for q in held)
     kept, out = split(random.Random(0).sample(train, 500), 0.1, seed=0)
     assert len(kept) + len(out) == 500 and {q.audio for q in kept}.isdisjoint(q.audio for q in out)
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0, 0), (0.1, 4), (0.3, 12), (0.5, 20), (1, 40)])
+def test_exactly_a_share_of_labels_becomes_wrong_and_remembers_the_right_one(share, wrong):
+    asked = [Question(f"q{i}", None, "What?", ("dog", "cat", "rain"), ("dog", "cat")[i % 2]) for i in range(40)]
+    made = relabel(asked, share)
+    assert [q.id for q in made] == [q.id for q in asked] and relabel(asked, share) == made
+    changed = [(old, new) for old, new in zip(asked, made, strict=True) if new != old]
+    assert len(changed) == wrong
+    for old, new in changed:
+        assert new.answer != old.answer and new.answer in old.choices and new.meta["right"] == old.answer
+    if 0 < share < 1:
+        assert relabel(asked, share, seed=1) != made
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="give a number from 0 to 1"):
+        relabel([], share)

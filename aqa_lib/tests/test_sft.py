@@ -8,6 +8,7 @@ from transformers import HfArgumentParser
 
 from aqa_lib import model as models
 from aqa_lib import prompt, sft
+from aqa_lib.audio import load
 from aqa_lib.dataset import Question
 from aqa_lib.grpo import GRPOConfig, GRPOTrainer
 from aqa_lib.rollout import end_ids
@@ -67,6 +68,34 @@ def test_the_loss_is_transformers_own_on_the_whole_conversation(model, processor
         with torch.no_grad():
             total, count = total + model(**batch, labels=labels).loss * C, count + C
     assert_close(loss(target=target), total / count, atol=1e-5, rtol=1e-5)
+
+
+def test_dft_weighs_each_token_by_its_probability_and_does_not_learn_the_weight(model, processor, questions, tmp_path):
+    """Logits of the model's own forward, and the gradient of `-p log p` with p held (arXiv 2508.05629)."""
+    question = questions[1]
+    args = config(tmp_path, loss_type="dft")
+    trainer = sft.SFTTrainer(model, processor, args, [question])
+    batch = trainer.train_dataset.collate([trainer.train_dataset[0]])
+    head = model.lm_head.weight
+    loss = trainer.compute_loss(model, batch)
+    (ours,) = torch.autograd.grad(loss, head)
+    asked = processor.apply_chat_template(prompt.messages(question, 1), tokenize=False, add_generation_prompt=True)
+    told = asked + prompt.target(question) + sft.ending(processor)
+    whole = processor(text=told, audio=[load(question.audio).wave], sampling_rate=16_000, return_tensors="pt")
+    C = len(processor.tokenizer(told[len(asked) :], add_special_tokens=False).input_ids)
+    logps = model(**whole).logits[0, -C - 1 : -1].log_softmax(-1)
+    logps = logps.gather(-1, whole["input_ids"][0, -C:, None])[:, 0]
+    assert_close(loss, -(logps.exp() * logps).mean(), atol=1e-6, rtol=1e-4)
+    (theirs,) = torch.autograd.grad(-(logps.exp().detach() * logps).mean(), head)
+    assert_close(ours, theirs, atol=1e-6, rtol=1e-3)
+
+
+def test_a_reply_is_learned_word_for_word(processor, questions):
+    told = [dataclasses.replace(q, meta={"reply": f"It is {q.answer}, I think."}) for q in questions]
+    examples = sft.SupervisedExamples(told, processor, 1, "reply")
+    labels = examples.collate([examples[i] for i in range(len(told))])["labels"]
+    texts = processor.tokenizer.batch_decode([row[row != sft.IGNORED] for row in labels])
+    assert texts == [q.meta["reply"] + sft.ending(processor) for q in told]
 
 
 def test_the_clip_changes_the_loss(questions, loss):
