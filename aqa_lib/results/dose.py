@@ -84,7 +84,9 @@ def plot(
                 axis.scatter(*zip(*seeds, strict=True), s=8, color=colour, alpha=0.5, zorder=3)
             axis.set(xlabel=AXES[name], xscale="linear" if name == "wrong" else "log")
         axes[0].set_ylabel("right test answers (percent)")
-        axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        found = [axis.get_legend_handles_labels() for axis in axes]
+        names = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+        axes[-1].legend(names.values(), names, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
         if path:
             figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
     return figure

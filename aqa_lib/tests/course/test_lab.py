@@ -90,10 +90,16 @@ def test_a_trial_leaves_its_row_and_no_folder(small, tmp_path, method):
     assert torch.tensor([row["kl"], row["captions_lost"]]).isfinite().all()
 
 
-def test_the_base_is_at_no_distance_from_itself_and_forgot_nothing(small):
+def test_the_base_is_at_no_distance_from_itself_and_what_it_says_of_wrong_labels_is_counted(small, monkeypatch):
+    def said(policy, processor, wrong, style):
+        right, label = [q.meta["right"] for q in wrong], [q.answer for q in wrong]
+        return [{"prediction": text} for text in (*right[:5], *label[5:8], *["I hear a sound."] * 4)]
+
+    monkeypatch.setattr(lab, "_ask", said)
     base, processor = recipes.policy()
     left = lab.aftermath(base, processor, lab.questions(replace(TRIALS[0], wrong=0.5)), style=2)
-    assert left["kl"] == left["captions_lost"] == 0 and left["wrong_asked"] == 12
+    counts = {"wrong_asked": 12, "wrong_repeated": 3, "wrong_righted": 5}
+    assert left == {**counts, "kl": 0, "captions_lost": 0}
 
 
 # -- SFT, repaired ----------------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ def test_the_figure_shows_every_point_of_the_rows_and_is_the_same_twice(tmp_path
     axis = figure.axes[0]
     seeds = Counter(round(y) for dots in axis.collections for _, y in np.asarray(dots.get_offsets()).reshape(-1, 2))
     assert seeds[50] == seeds[55] == 2
+    elsewhere = dose.plot([row("sft", 100, wrong=0.1), row("grpo", 100, rate=1e-3)], ("wrong", "rate"))
+    assert [text.get_text() for text in elsewhere.axes[-1].get_legend().get_texts()] == ["SFT", "GRPO"]
     assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [75, 75]
 
 
