@@ -1,6 +1,7 @@
 """The README's figures are those of the files that commands made, and what it says of them holds."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -15,6 +16,13 @@ def test_every_block_is_what_the_files_say(page):
     text = (scale.ROOT / page).read_text(encoding="utf-8")
     assert readme.filled(text) == text, "python -m aqa_lib.results.readme"
     assert "(not run)" not in text
+
+
+@pytest.mark.skipif(not (scale.ROOT / ".git").exists(), reason="not a checkout")
+def test_git_keeps_the_files_that_the_figures_come_from():
+    names = [str(readme.RESULTS / name) for name in ("dose.jsonl", "dose.svg", "mechanism.json", "demo-0.json")]
+    ignored = subprocess.run(["git", "-C", scale.ROOT, "check-ignore", *names], capture_output=True, text=True)
+    assert ignored.returncode == 1, f"{ignored.stdout}{ignored.stderr}"  # 1: none is
 
 
 def test_it_is_short_and_begins_with_what_it_is():
