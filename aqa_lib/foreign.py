@@ -25,11 +25,14 @@ class ModelError(AqaError):
 def refuse_missing(name: str) -> None:
     """Raise ModelError for a folder that is not there, which transformers would look for on the hub."""
     local = Path(name).is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1 or "\\" in name
-    if local and not Path(name).is_dir():
-        own = (
-            " The tiny model is in the repository, not in the installed package: clone it, or choose another AQA_SCALE."
+    if not local or Path(name).is_dir():
+        return
+    if name == scale.SCALES["tiny"].model:
+        raise ModelError(
+            f"{name}: the tiny model is part of the repository and not of the installed package; clone the repository, "
+            "or choose another scale (AQA_SCALE)."
         )
-        raise ModelError(f"{name}: no such folder; check the path.{own if name == scale.SCALES['tiny'].model else ''}")
+    raise ModelError(f"{name}: no such folder; check the path.")
 
 
 def refuse_code(base: str) -> None:

@@ -14,6 +14,8 @@ from .runtime.errors import AqaError
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "AQA_SCALE"
 SHORTER = "AQA_MAX_STEPS"
+ARTIFACTS = "AQA_ARTIFACTS"
+CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else ROOT is where packages are installed
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,28 @@ class Scale:
         return line.replace(f"{ROOT}{os.sep}", "")  # paths as from the repository's root
 
 
-TINY = ROOT / "artifacts" / "tiny"
+def artifacts() -> Path:
+    """Return the folder of all that is made once and kept: AQA_ARTIFACTS, the checkout's own, or the user's cache."""
+    if asked := os.environ.get(ARTIFACTS):
+        return Path(asked)
+    if _writable(ROOT / "artifacts"):
+        return ROOT / "artifacts"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aqa_lib"
+
+
+def _writable(folder: Path) -> bool:
+    """Whether the checkout's artifacts can be written; an installed package has no checkout around it."""
+    return CHECKOUT and os.access(folder if folder.exists() else folder.parent, os.W_OK)
+
+
+def tiny() -> Path:
+    """Return the folder of the tiny world: the checkout's where it is there already, else among the artifacts."""
+    own = ROOT / "artifacts" / "tiny"
+    return own if _writable(own.parent) and (own / "fingerprint.json").is_file() else artifacts() / "tiny"
+
+
+TINY = tiny()
+DATA = (ROOT if CHECKOUT else Path()) / "data"  # where an installed package is asked from
 SCALES = {
     "tiny": Scale(
         name="tiny",
@@ -80,8 +103,8 @@ SCALES = {
         name="colab",
         machine="one GPU of 16 to 24 GB",
         model="Qwen/Qwen2-Audio-7B-Instruct",
-        train=ROOT / "data" / "avqa" / "train.jsonl",
-        test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
+        train=DATA / "avqa" / "train.jsonl",
+        test=DATA / "mmau" / "mmau-test-mini.json",
         held_out_fraction=0.01,
         quantization="4bit",
         lora_r=16,
@@ -112,8 +135,8 @@ SCALES = {
         name="full",
         machine="one GPU of 80 GB",
         model="Qwen/Qwen2-Audio-7B-Instruct",
-        train=ROOT / "data" / "avqa" / "train.jsonl",
-        test=ROOT / "data" / "mmau" / "mmau-test-mini.json",
+        train=DATA / "avqa" / "train.jsonl",
+        test=DATA / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
         memory=80,
         # workers: the next step's clips are decoded, and their mels made, behind the current one

@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from aqa_lib import scale
 from aqa_lib.course import render
 from aqa_lib.tiny import pretrain, synth
 
@@ -10,6 +11,8 @@ from aqa_lib.tiny import pretrain, synth
 @pytest.fixture(scope="session")
 def run():
     """Run a notebook with artifacts in a folder, every training cut to `steps`."""
+
+    synth.write(scale.TINY)  # once, and not among each test's own artifacts
 
     def run(name, folder, steps, with_solutions=False):
         book = render.read(name)

@@ -66,12 +66,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from .. import dataset, evaluation, model
+    from .. import dataset, evaluation, foreign, model
     from ..runtime import distributed
 
     scale = scales.get()
     options.quiet()
     print(scale)
+    foreign.refuse_missing(args.model)
     options.ensure_tiny(args.questions)
     on_error = "skip" if args.skip_bad else "raise"
     questions = dataset.read(args.questions, args.audio, on_error, columns=args.columns)[: args.limit]

@@ -33,12 +33,14 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 
     make_trainer: takes the model, its processor, the training questions and the held-out ones.
     """
+    from .. import foreign
     from ..runtime import checkpoints, locks
 
     options.quiet()
     print(f"{scale}\ntraining {what.model} on {what.train}, into {config.output_dir}")
     if not what.resume:
         checkpoints.refuse_other_run(config.output_dir, None)  # now, before a model is loaded
+    foreign.refuse_missing(what.model)
     refuse_too_large(what, config)
     with locks.reading(what.train, what.held_out):
         _train(what, config, make_trainer)

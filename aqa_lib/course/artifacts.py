@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,13 +20,13 @@ from ..runtime import contents, locks
 from ..tiny import synth
 
 PACKAGE = Path(__file__).parents[1]
-VARIABLE = "AQA_ARTIFACTS"
+VARIABLE = scale.ARTIFACTS
 RECORD = "artifact.json"  # what made a folder; written last
 
 
 def folder() -> Path:
     """Return the folder of all artifacts."""
-    return Path(os.environ.get(VARIABLE) or scale.ROOT / "artifacts")
+    return scale.artifacts()
 
 
 def load_or_build(name: str, build: Callable, **settings) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from .. import dataset, evaluation, model, reward, scale
+from .. import dataset, evaluation, foreign, model, reward, scale
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
 from ..runtime.errors import AqaError
@@ -38,6 +38,7 @@ def questions(seed: int = 0) -> Questions:
     seed: of the split, where the scale names no held-out questions of its own.
     """
     here = scale.get()
+    foreign.refuse_missing(here.model)  # before anything is made for it
     if here.train.parent == scale.TINY:
         synth.write(scale.TINY)
     train, test = dataset.read(here.train), dataset.read(here.test)
