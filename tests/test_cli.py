@@ -37,7 +37,7 @@ def test_train_resume_evaluate_score_compare(world, tmp_path):
         p.name for p in output.iterdir()
     }
     assert list(output.rglob("events.out.tfevents.*"))
-    again = shell(*training(world, output, "--max_steps", "4", "--resume"))
+    again = shell(*training(world, output, "--max_steps", "4", "--beta", "0.04", "--resume"))
     assert again.returncode == 0, again.stderr
     steps = [line.split(",")[0] for line in (output / "metrics.csv").read_text().splitlines()[1:]]
     assert steps[0] == "0" and {"1", "2", "3", "4"} <= set(steps)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import predictions
+from .. import foreign, predictions
 from .. import scale as scales
 from ..results import ablation, comparison, report, scoring
 from ..results.plotting import read_metrics
@@ -283,6 +283,7 @@ def run_study(args: Namespace) -> None:
     """Run what is missing, then the controls of the best, and print the paper's table for this scale's world."""
     start, scale = time.monotonic(), scales.get()
     print(scale)
+    foreign.refuse_missing(scale.model)
     options = (shlex.split(args.train_options), shlex.split(args.evaluate_options))
     if scale.name == "tiny":  # before the processes do, all at once
         from ..tiny import synth

@@ -34,7 +34,7 @@ def installed(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("command", [("demo",), ("evaluate",), ("train",), ("study",)])
+@pytest.mark.parametrize("command", [("demo",), ("train",), ("study",)])
 def test_an_installed_package_says_what_is_missing_and_writes_nothing_beside_itself(installed, tmp_path, command):
     before = {path for path in (tmp_path / "site-packages").rglob("*")}
     code, said = installed("-m", "aqa_lib", *command)
