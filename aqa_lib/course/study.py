@@ -194,9 +194,9 @@ def _caller(processes: int) -> Callable[[Sequence[str], Path], int]:
 
 
 def held_out(run: Run) -> float:
-    """Return the held-out accuracy, 0 to 1, of the checkpoint that a training ended with: the best of all it saw."""
-    _, values = read_metrics(run.folder / "metrics.csv").get("eval_accuracy", ((), ()))
-    return float(max(values, default=float("nan")))
+    """Return the held-out accuracy, 0 to 1, of the checkpoint that a training ended with: the best after step 0."""
+    steps, values = read_metrics(run.folder / "metrics.csv").get("eval_accuracy", ((), ()))
+    return float(max((value for step, value in zip(steps, values, strict=True) if step), default=float("nan")))
 
 
 def best(study: Sequence[Run]) -> list[Run]:

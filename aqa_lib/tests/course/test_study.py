@@ -54,7 +54,8 @@ class Player:
             return -9
         row = re.match(r"[a-z-]+\d", folder.name)[0]
         right = HELD_OUT[row] - abs(float(options.get("--learning_rate", 2e-4)) - 2e-4)  # the best rate is 2e-4
-        text = f"step,eval_accuracy,step_time,num_questions,num_tokens\n0,0.1,,,\n1,,2.0,16,900\n1,{right},,,\n"
+        # what the base gets right before the first step, 0.65, is no merit of a training
+        text = f"step,eval_accuracy,step_time,num_questions,num_tokens\n0,0.65,,,\n1,,2.0,16,900\n1,{right},,,\n"
         (folder / "metrics.csv").write_text(text)
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": 1, "best_global_step": 1}))
         return 0
