@@ -63,27 +63,37 @@ def worker_advice(resume: str) -> Iterator[None]:
         raise
 
 
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextmanager
 def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
     """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as usual.
 
-    Only the main thread receives signals: elsewhere this does nothing, and neither does it where Ctrl-C is ignored, as
-    in a shell script's background.
+    So too where the system asks to end (SIGTERM, as before a preempted machine goes) or the terminal is closed
+    (SIGHUP). Only the main thread receives signals: elsewhere this does nothing, and neither does it for a signal that
+    is ignored, as Ctrl-C is in a shell script's background and SIGHUP under nohup.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     def first(number, frame):
-        signal.signal(signal.SIGINT, before)
+        restore()
         on_first()
 
-    signal.signal(signal.SIGINT, first)
+    for number in before:
+        signal.signal(number, first)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def not_finite(model: torch.nn.Module) -> str | None:

@@ -63,14 +63,14 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupt_at(step, monkeypatch, times=1):
+def interrupt_at(step, monkeypatch, times=1, number=signal.SIGINT):
     """Press Ctrl-C in the rollout of a step."""
     steps, original = iter(range(1, 100)), rollout.sample
 
     def sample(*args, **kwargs):
         if next(steps) == step:
             for _ in range(times):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
         return original(*args, **kwargs)
 
     monkeypatch.setattr("aqa_lib.rollout.sample", sample)
@@ -91,6 +91,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch,
     assert same(model, expected)
     losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (whole, resumed)]
     assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_machine_that_goes_and_a_terminal_that_closes_save_too(train, tmp_path, monkeypatch, name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    interrupt_at(1, monkeypatch, number=number)
+    with pytest.raises(KeyboardInterrupt, match="after step 1, which is saved"):
+        train(max_steps=3, save_strategy="steps", save_steps=100)
+    assert checkpoints.last_whole(tmp_path).name == "checkpoint-1" and signal.getsignal(number) is before
 
 
 def test_a_second_ctrl_c_stops_at_once(train, monkeypatch, tmp_path, ctrl_c):
