@@ -225,7 +225,7 @@ asked = {"audio_id": "clip.wav", "question": "What?", "choices": ["dog", "rain"]
 asked |= {"task": hostile, "category": hostile, "sub-category": hostile, "difficulty": hostile}
 Path("asked.json").write_text(json.dumps([{"id": str(number)} | asked for number in range(2)]))
 both = enumerate(dataset.read("asked.json"))
-rows = [evaluation.question_row(i, asked) | evaluation.read_reply("dog", asked) for i, asked in both]
+rows = [predictions.question_row(i, asked) | evaluation.read_reply("dog", asked) for i, asked in both]
 files = [Path(hostile.replace("/", "_")[start:][:100] + f"{start}.jsonl") for start in (0, 150)]
 for seed, file in enumerate(files):
     file.write_text("".join(json.dumps(row) + "\\n" for row in rows))
