@@ -113,7 +113,7 @@ def test_an_evaluation_killed_ten_times_answers_every_question_once(job, world, 
 
     assert job(arguments("whole.jsonl"))[0] == 0
     code, said = job(arguments("killed.jsonl"), "Ctrl-C before a line", 3)
-    assert code == 130 and said.strip().endswith("stopped; the same command goes on from here."), said
+    assert code == 130 and said.strip().endswith("stopped; the same command resumes here."), said
     chance = random.Random(6)
     for place, count in [("half a line", chance.randint(1, 3)) for _ in range(8)] + [("replacing a file", 1)] * 2:
         assert job(arguments("killed.jsonl"), place, count)[0] == -9
