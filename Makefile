@@ -16,7 +16,7 @@ TORCH_PIN := torch==$(shell sed -n 's/^ *- torch==\([^ ]*\).*/\1/p' environment.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lab cuda notebooks lint clean
+.PHONY: help demo test lab cuda notebooks site lint clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with th
 
 notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
 	.venv/bin/python -m aqa_lib.course.render $(ARGS)
+
+site: .venv/.test  ## build static pages of the notebooks, with sound and the error browser, in site/
+	.venv/bin/python -m aqa_lib.course.site $(ARGS)
 
 lint: .venv/.lint  ## check style, format, types, and that imports run one way
 	.venv/bin/ruff check .
