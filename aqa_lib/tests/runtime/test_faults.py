@@ -96,11 +96,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(train, model, tmp_path, monkeypatch,
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_machine_that_goes_and_a_terminal_that_closes_save_too(train, tmp_path, monkeypatch, name):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    interrupt_at(1, monkeypatch, number=number)
-    with pytest.raises(KeyboardInterrupt, match="after step 1, which is saved"):
-        train(max_steps=3, save_strategy="steps", save_steps=100)
-    assert checkpoints.last_whole(tmp_path).name == "checkpoint-1" and signal.getsignal(number) is before
+    outer = signal.signal(number, signal.SIG_DFL)  # under nohup a hangup is ignored, and stays so: see below
+    try:
+        interrupt_at(1, monkeypatch, number=number)
+        with pytest.raises(KeyboardInterrupt, match="after step 1, which is saved"):
+            train(max_steps=3, save_strategy="steps", save_steps=100)
+        assert checkpoints.last_whole(tmp_path).name == "checkpoint-1"
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, outer)
 
 
 def test_a_second_ctrl_c_stops_at_once(train, monkeypatch, tmp_path, ctrl_c):
@@ -110,10 +114,15 @@ def test_a_second_ctrl_c_stops_at_once(train, monkeypatch, tmp_path, ctrl_c):
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_ctrl_c_that_is_ignored_stays_ignored(ctrl_c):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with faults.interruptible(lambda: pytest.fail("it was heard")):
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_is_ignored_stays_ignored(name):
+    number = getattr(signal, name)
+    outer = signal.signal(number, signal.SIG_IGN)
+    try:
+        with faults.interruptible(lambda: pytest.fail("it was heard")):
+            signal.raise_signal(number)
+    finally:
+        signal.signal(number, outer)
 
 
 def test_a_thread_has_no_ctrl_c():
