@@ -57,8 +57,9 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the paper's:
     mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, where a step is one batch),
     "dr_grpo" (sum over `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step,
-    where this call sees only a part of it; the parts' losses then add up to the whole's. Returns the loss and sums for
-    the metrics.
+    where this call sees only a part of it; the parts' losses then add up to the whole's, and so do the metrics. Returns
+    the loss and {"clip_ratio": how many tokens were clipped, "kl": the same mean of the KL, so that the loss is about
+    beta times it}.
     Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476); names as in TRL.
     """
     if loss_type not in LOSS_TYPES:
@@ -68,16 +69,20 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     high = epsilon if epsilon_high is None else epsilon_high
     clipped = ratio.clamp(1 - epsilon, 1 + high)
     per_token = -torch.min(ratio * advantages, clipped * advantages)
-    sums = {"clip_ratio": (((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))) * mask}
-    if beta:
-        sums["kl"] = kl_divergence(logps, ref_logps) * mask
-        per_token = per_token + beta * sums["kl"]
     lengths = mask.sum(-1).clamp(min=1)
     num_completions = num_completions or lengths.numel()
-    if loss_type == "grpo":
-        loss = ((per_token * mask).sum(-1) / lengths).sum() / num_completions
-    elif loss_type == "dr_grpo":
-        loss = (per_token * mask).sum() / (num_completions * max_completion_length)
-    else:
-        loss = (per_token * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
-    return loss, {name: value.detach().sum() for name, value in sums.items()}
+
+    def mean(values: Tensor) -> Tensor:
+        if loss_type == "grpo":
+            return ((values * mask).sum(-1) / lengths).sum() / num_completions
+        if loss_type == "dr_grpo":
+            return (values * mask).sum() / (num_completions * max_completion_length)
+        return (values * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
+
+    beyond = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
+    metrics = {"clip_ratio": (beyond * mask).sum()}
+    if beta:
+        kl = kl_divergence(logps, ref_logps)
+        metrics["kl"] = mean(kl.detach())
+        per_token = per_token + beta * kl
+    return mean(per_token), metrics

@@ -69,6 +69,17 @@ def test_micro_batches_change_nothing(model, processor, questions, tmp_path, bet
         assert_close(found[name], gradient, atol=float(1e-5 * gradient.abs().max() + 1e-8), rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+def test_the_kl_does_not_depend_on_how_a_step_is_cut(train, model, loss_type):
+    start, found = {k: v.clone() for k, v in model.state_dict().items()}, []
+    for tokens in (100_000, 1):
+        model.load_state_dict(start)
+        trainer = train(beta=0.04, loss_type=loss_type, max_tokens_per_forward=tokens, optim="sgd", learning_rate=0.1)
+        found.append([row["kl"] for row in trainer.state.log_history if "kl" in row])
+    assert found[0][1] > 1e-5
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-6)
+
+
 def test_groups_without_deviation_are_left_out_and_nothing_changes(train, model, monkeypatch):
     """The third question's answers are all rewarded alike: with beta 0 its gradient is zero anyway."""
 

@@ -98,17 +98,39 @@ def test_parts_of_a_step_add_up_to_the_whole():
     advantages, mask = torch.randn(4, 3), torch.rand(4, 3, 5) < 0.7
     for loss_type in ("grpo", "bnpo", "dr_grpo"):
         options = {"loss_type": loss_type, "max_completion_length": 5}
-        whole, _ = grpo_loss(logps, old, advantages, mask, ref, **options)
+        whole, metrics = grpo_loss(logps, old, advantages, mask, ref, **options)
         parts = [
             grpo_loss(
                 *(t[rows] for t in (logps, old, advantages, mask, ref)),
                 num_completions=12,
                 num_tokens=int(mask.sum()),
                 **options,
-            )[0]
+            )
             for rows in ([0], [1, 3], [2])
         ]
-        assert_close(sum(parts), whole)
+        assert_close(sum(loss for loss, _ in parts), whole)
+        assert_close(sum(told["kl"] for _, told in parts), metrics["kl"])
+
+
+def test_the_kl_in_the_log_is_the_papers():
+    """r1-aqa's `mean_kl`: over the tokens of each answer, then over answers; a long answer weighs no more."""
+    torch.manual_seed(0)
+    logps, ref = -torch.rand(6, 8), -3 * torch.rand(6, 8)
+    mask = torch.arange(8) < torch.tensor([1, 8, 3, 5, 2, 7])[:, None]
+    per_token = (ref - logps).exp() - (ref - logps) - 1
+    theirs = ((per_token * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+    _, metrics = grpo_loss(logps, logps, torch.zeros(6), mask, ref)
+    assert_close(metrics["kl"], theirs)
+    assert abs(float((per_token * mask).sum() / mask.sum() - theirs)) > 0.05  # what all tokens alike would give
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+def test_the_loss_is_beta_times_the_kl_where_the_advantages_cancel(loss_type):
+    torch.manual_seed(0)
+    logps, ref, mask = -torch.rand(6, 8), -torch.rand(6, 8), torch.rand(6, 8) < 0.7
+    options = {"loss_type": loss_type, "max_completion_length": 20}
+    loss, metrics = grpo_loss(logps, logps, torch.zeros(6), mask, ref, beta=0.3, **options)
+    assert_close(loss, 0.3 * metrics["kl"])
 
 
 def trl_loss(logps, old, ref, advantages, mask, loss_type, beta, max_completion_length):
@@ -161,16 +183,16 @@ def test_loss_equals_trls_own(loss_type, trls, beta):
     theirs, metrics = trl_loss(leaf, old, ref, advantages, mask, trls, beta, 16)
     theirs.backward()
     own = logps.detach().requires_grad_()
-    ours, sums = grpo_loss(
+    ours, told = grpo_loss(
         own, old, advantages, mask, ref, beta, 0.2, 0.3, loss_type=loss_type, max_completion_length=16
     )
     ours.backward()
     assert_close(ours, theirs)
     assert_close(own.grad, leaf.grad)
-    assert not any(value.requires_grad for value in sums.values())
-    if beta:
-        assert float(sums["kl"] / mask.sum()) == pytest.approx(metrics["kl"][0], rel=1e-5)
-    assert float(sums["clip_ratio"] / mask.sum()) == pytest.approx(metrics["clip_ratio/region_mean"][0], rel=1e-5)
+    assert not any(value.requires_grad for value in told.values())
+    if beta and loss_type == "bnpo":  # TRL logs the mean over all tokens, whatever the loss averages over
+        assert float(told["kl"]) == pytest.approx(metrics["kl"][0], rel=1e-5)
+    assert float(told["clip_ratio"] / mask.sum()) == pytest.approx(metrics["clip_ratio/region_mean"][0], rel=1e-5)
 
 
 def test_an_unknown_loss_type_is_named():
