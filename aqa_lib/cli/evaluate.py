@@ -36,9 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     option(
         "--decoding",
-        choices=("greedy", "generation_config"),
+        choices=("greedy", "sample", "generation_config"),
         default="greedy",
-        help="the latter samples as the checkpoint says, like the paper's",
+        help="sample: as in GRPO, temperature 1; generation_config: as the checkpoint says, like the paper's",
     )
     option("--seed", type=int, default=0, help="of the sampling")
     option("--batch_size", type=int, default=scale.batch_size, help="questions answered at a time")

@@ -25,6 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="OUT",
         help="also write FILE in MMAU's official form, for the leaderboard",
     )
+    parser.add_argument(
+        "--never_right",
+        metavar="KEY",
+        help="take FILEs as tries of one model, and count what it never gets right by this field, as in "
+        "question_relation",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -33,6 +39,8 @@ def run(args: Namespace) -> None:
 
     if args.official and len(args.files) > 1:
         raise AqaError("--official writes one file; give one FILE.")
+    if args.never_right:
+        return never_right(args)
     asked = None
     if args.questions:
         questions = dataset.read(args.questions, check_audio=False)
@@ -42,6 +50,21 @@ def run(args: Namespace) -> None:
         predictions.write_official(predictions.read(args.files[0]).rows, args.official, args.questions)
     if args.json:
         print(json.dumps(made if len(made) > 1 else made[0], indent=1, allow_nan=False))
+
+
+def never_right(args: Namespace) -> None:
+    """Print what several tries never got right, by a field of the questions."""
+    from .. import predictions
+    from ..results import unheard
+
+    if args.questions or args.official:
+        raise AqaError("--never_right takes files of this package's evaluate alone; leave --questions and --official.")
+    tries = [predictions.read(path) for path in args.files]
+    found = unheard.never_right(tries, args.never_right)
+    if args.json:
+        rates = {name: rate.to_dict() for name, rate in found.items()}
+        return print(json.dumps({"key": args.never_right, "tries": len(tries), "wrong_in_all": rates}, indent=1))
+    print(unheard.markdown(found, len(tries), args.never_right))
 
 
 def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:
