@@ -26,10 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also write FILE in MMAU's official form, for the leaderboard",
     )
     parser.add_argument(
-        "--never_right",
+        "--tries",
         metavar="KEY",
-        help="take FILEs as tries of one model, and count what it never gets right by this field, as in "
-        "question_relation",
+        help="take FILEs as tries of one model, and say by this field (question_relation) what it never gets right",
     )
 
 
@@ -39,8 +38,8 @@ def run(args: Namespace) -> None:
 
     if args.official and len(args.files) > 1:
         raise AqaError("--official writes one file; give one FILE.")
-    if args.never_right:
-        return never_right(args)
+    if args.tries:
+        return tries(args)
     asked = None
     if args.questions:
         questions = dataset.read(args.questions, check_audio=False)
@@ -52,19 +51,27 @@ def run(args: Namespace) -> None:
         print(json.dumps(made if len(made) > 1 else made[0], indent=1, allow_nan=False))
 
 
-def never_right(args: Namespace) -> None:
-    """Print what several tries never got right, by a field of the questions."""
+def tries(args: Namespace) -> None:
+    """Print what became of several tries, by a field of the questions."""
     from .. import predictions
     from ..results import unheard
 
     if args.questions or args.official:
-        raise AqaError("--never_right takes files of this package's evaluate alone; leave --questions and --official.")
-    tries = [predictions.read(path) for path in args.files]
-    found = unheard.never_right(tries, args.never_right)
-    if args.json:
-        rates = {name: rate.to_dict() for name, rate in found.items()}
-        return print(json.dumps({"key": args.never_right, "tries": len(tries), "wrong_in_all": rates}, indent=1))
-    print(unheard.markdown(found, len(tries), args.never_right))
+        raise AqaError("--tries reads files that evaluate wrote; leave out --questions and --official.")
+    runs = [predictions.read(path) for path in args.files]
+    found = unheard.tries(runs, args.tries)
+    if not args.json:
+        return print(unheard.markdown(found, len(runs), args.tries))
+    by = {
+        name: {"wrong_in_all": made.never.to_dict(), "right": [x if x == x else None for x in made.right]}
+        for name, made in found.items()
+    }
+    labels, environment = runs[0].labels, runs[0].meta.get("environment")
+    print(
+        json.dumps(
+            {"tries": len(runs), "by": args.tries, "groups": by, "labels": labels, "environment": environment}, indent=1
+        )
+    )
 
 
 def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:

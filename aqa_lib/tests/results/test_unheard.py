@@ -32,13 +32,14 @@ def tries(folder, *answers, seeds=(0, 1, 2), relations=RELATIONS):
 
 def test_only_what_every_try_gets_wrong_is_counted(tmp_path, capsys):
     files = tries(tmp_path, "dog cat cat cat cat".split(), "cat dog cat dog cat".split())
-    found = unheard.never_right([read(file) for file in files])
-    counted = {name: (rate.right, rate.n) for name, rate in found.items()}
+    found = unheard.tries([read(file) for file in files])
+    counted = {name: (made.never.right, made.never.n) for name, made in found.items()}
     assert counted == {"Both": (1, 1), "Sound": (0, 2), "View": (1, 2), "all": (2, 5)}
-    assert main(["score", *map(str, files), "--never_right", "question_relation"]) == 0
+    assert {name: made.right[0] for name, made in found.items()} == {"Both": 0, "Sound": 50, "View": 25, "all": 30}
+    assert main(["score", *map(str, files), "--tries", "question_relation"]) == 0
     assert "| View | 2 | 50.0 [" in capsys.readouterr().out
-    assert main(["score", *map(str, files), "--never_right", "question_relation", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["wrong_in_all"]["all"]["right"] == 2
+    assert main(["score", *map(str, files), "--tries", "question_relation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["groups"]["all"]["wrong_in_all"]["right"] == 2
 
 
 @pytest.mark.parametrize(
@@ -53,4 +54,4 @@ def test_only_what_every_try_gets_wrong_is_counted(tmp_path, capsys):
 )
 def test_what_is_not_several_tries_is_refused(tmp_path, options, key, message):
     with pytest.raises(PredictionsError, match=message):
-        unheard.never_right([read(file) for file in tries(tmp_path, ["cat"] * 5, ["cat"] * 5, **options)], key)
+        unheard.tries([read(file) for file in tries(tmp_path, ["cat"] * 5, ["cat"] * 5, **options)], key)
