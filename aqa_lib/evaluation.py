@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import inputs, predictions, prompt, rollout, scale
+from . import inputs, predictions, prompt, rollout, scale, tables
 from .audio import AudioError
 from .dataset import Question
 from .logps import completion_logps
@@ -130,7 +130,7 @@ def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: d
     """Write down how a file of predictions is made. settings: what its answers depend on; labels: what else to say."""
     made_from = {
         "weights": weights_sha256(model),
-        "data_sha256": files.sha256(data) if data else None,
+        "data_sha256": files.sha256(file) if data and (file := tables.on_disk(data)) else None,
         "questions": files.fingerprint(blank),
     }
     return {

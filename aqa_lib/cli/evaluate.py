@@ -13,7 +13,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     option(
         "--questions",
         default=str(scale.test),
-        help="MMAU's JSON, AVQA's JSON lines, or any JSON with --columns",
+        help=f"{options.QUESTIONS}, with --columns where names differ",
     )
     option("--audio", help="folder of the clips; the question file's if not given")
     option(
