@@ -445,8 +445,9 @@ class GRPOTrainer(QuestionTrainer):
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
             with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
-            said = self._sample["completions"][0]
-            tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
+            if self.lines:
+                said = self._sample["completions"][0]
+                tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
 
 
 def _moved(model: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from ..results import paper
 from ..runtime.errors import AqaError
 from ..sft import LORA_RATE, SFTConfig, SFTTrainer
 from ..tiny import synth
-from . import artifacts
+from . import artifacts, live
 
 LORA_R = 16  # rank of the adapters of the paper's LoRA row, which it does not name
 REWARDS = {style: ("accuracy", reward.form_of(style).__name__) for style in (1, 2, 3)}
@@ -83,6 +83,7 @@ def _options(method: str, folder: str | Path, seed: int, **options) -> dict:
 
 def _finish(trainer: GRPOTrainer | SFTTrainer, folder: str | Path):
     """Train, from the last checkpoint where there is one, and save the best held-out model."""
+    live.attach(trainer)
     trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")) or None)
     trainer.save_model()
     trainer.save_state()
