@@ -162,7 +162,10 @@ def run(book: NotebookNode, environment: Mapping[str, str] | None = None) -> Not
 
 
 def static(book: NotebookNode) -> NotebookNode:
-    """Leave of a notebook that was run what can be read: no widgets and progress bars, captions in place of players."""
+    """Leave of a notebook that was run what can be read: no progress bars, captions in place of players.
+
+    Of a widget stays the HTML that it brings for a page without a kernel, where it brings any.
+    """
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({})
@@ -171,7 +174,7 @@ def static(book: NotebookNode) -> NotebookNode:
         kept, stream = [], None
         for output in cell.outputs:
             output.pop("transient", None)
-            if WIDGET in output.get("data", {}):
+            if output.get("data", {}).pop(WIDGET, None) and "text/html" not in output.data:
                 continue
             if output.output_type == "stream":  # joined: how a kernel cuts them is chance
                 if stream is not None and stream.name == output.name:
