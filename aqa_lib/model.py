@@ -16,14 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    MODEL_FOR_MULTIMODAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForMultimodalLM,
-    AutoModelForPreTraining,
-    AutoProcessor,
-    BitsAndBytesConfig,
-)
+from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging
 
 from . import attention, audio, families, prompt
@@ -136,8 +129,9 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
         refuse_code(base)
         config = AutoConfig.from_pretrained(base, **SAFE)
         family = families.named(config.model_type)
-        processor = AutoProcessor.from_pretrained(name if saved_adapter else base, **SAFE)
-        model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **SAFE, **options)
+        processor = family.load_processor(name if saved_adapter else base, **SAFE)
+        cls = family.model_class(family.own_config(config))
+        model, found = cls.from_pretrained(base, output_loading_info=True, **SAFE, **options)
     except ModelError:
         raise
     except families.FamilyError as error:
@@ -148,7 +142,7 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             f"{name}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
             "or a folder that save_pretrained wrote."
         ) from error
-    if type(processor).__name__ != family.processor:
+    if not family.takes(processor):
         raise ModelError(f"{name}: has a {type(processor).__name__} instead of a {family.processor}; save both again.")
     if lost := sorted(found["missing_keys"]):
         raise ModelError(
@@ -156,11 +150,6 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             "download or save the model again."
         )
     return model, processor
-
-
-def auto_class(config):
-    """Choose the class of transformers that makes a config's model; Audio Flamingo 3 is in the second list alone."""
-    return AutoModelForMultimodalLM if type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING else AutoModelForPreTraining
 
 
 def half_precision() -> torch.dtype:
@@ -176,8 +165,12 @@ def use_own_attention(model: nn.Module) -> None:
 
 
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
-    """Train only the named `PARTS`; the head is trained with the language model."""
+    """Train only the named `PARTS`; the head is trained with the language model.
+
+    Nothing else is: a model may have eyes as well.
+    """
     p = parts(model)
+    model.requires_grad_(False)
     for part, modules in {
         "audio_tower": [p.audio_tower],
         "projector": [p.projector],

@@ -204,7 +204,7 @@ def test_the_attention_is_chosen_by_a_name_in_the_config(model):
 
 def test_which_class_makes_a_configs_model():
     mapping = transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    assert transformers.Qwen2AudioConfig in mapping, "model.auto_class looks for Qwen2-Audio in this list"
+    assert transformers.Qwen2AudioConfig in mapping, "families looks for Qwen2-Audio in this list"
     assert hasattr(transformers.Qwen2AudioConfig(), "_name_or_path"), "model.check_model names a model by this"
 
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from .. import evaluation, reward
 from ..dataset import Question
 from ..large import fsdp, masters
-from ..model import context
+from ..model import context, parts
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
 from . import record
@@ -191,15 +191,17 @@ class QuestionTrainer(HookedTrainer):
         """Make the optimizer, with a learning rate of its own for each part that has one."""
         if self.optimizer is None:
             model = model or self.model
-            rates = {
-                "audio_tower": self.args.audio_tower_learning_rate,
-                "projector": self.args.projector_learning_rate,
-            }
+            p, rates = parts(model), {}
+            for part, rate in (
+                (p.audio_tower, self.args.audio_tower_learning_rate),
+                (p.projector, self.args.projector_learning_rate),  # which may be in the tower
+            ):
+                rates |= dict.fromkeys(map(id, part.parameters()), rate)
             decayed = set(self.get_decay_parameter_names(model))  # not norms and biases
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    rate = rates.get(next((part for part in rates if part in name), None))
+                    rate = rates.get(id(parameter))
                     rate = self.args.learning_rate if rate is None else rate
                     groups[rate, self.args.weight_decay * (name in decayed)].append(parameter)
             optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
