@@ -1,4 +1,4 @@
-"""`sft`: a model on the right answers, the baseline that the paper compares GRPO with."""
+"""`sft`: train a model on the right answers, the baseline that the paper compares GRPO with."""
 
 from argparse import ArgumentParser, Namespace
 

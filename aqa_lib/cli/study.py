@@ -1,4 +1,4 @@
-"""`study`: the paper's Qwen2-Audio rows, three seeds each; with --dose the laboratory of wrong labels."""
+"""`study`: the paper's Qwen2-Audio rows, three seeds each; with --dose, the laboratory of wrong labels."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -10,13 +10,13 @@ from . import options
 def add_arguments(parser: ArgumentParser) -> None:
     option = parser.add_argument
     option("--output", type=Path, default=Path("runs/study"), help="folder for all runs; an existing study is resumed")
-    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     option("--rows", nargs="+", metavar="ROW", help="only these, as in base-2 sft-1 sft-lora-1 grpo-2 grpo-3")
     option("--processes", type=int, default=2, help="runs at a time; 1 on a machine with one GPU")
-    option("--train_options", default="", help="further options of every train and sft, as one text")
-    option("--evaluate_options", default="", help="further options of every evaluate, as one text")
+    option("--train_options", default="", help="further options for every train and sft, as one string")
+    option("--evaluate_options", default="", help="further options for every evaluate, as one string")
     option("--dose", action="store_true", help="measure accuracy against wrong labels, rates and budgets instead")
-    option("--report", action="store_true", help="with --dose: train nothing, report on the trials that are there")
+    option("--report", action="store_true", help="with --dose: train nothing, report on the finished trials")
 
 
 def run(args: Namespace) -> None:
@@ -24,7 +24,7 @@ def run(args: Namespace) -> None:
 
     options.quiet()
     if args.report and not args.dose:
-        raise AqaError("--report goes with --dose; a study reports on its runs by `python -m aqa_lib report`.")
+        raise AqaError("--report goes with --dose; for the runs of a study, use `python -m aqa_lib report`.")
     if args.report:
         lab.report(args.output)
     elif args.dose:

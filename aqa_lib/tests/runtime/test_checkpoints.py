@@ -131,7 +131,7 @@ def test_one_damaged_line_of_completions_does_not_block_resuming(train, tmp_path
     path.write_bytes(lines[0] + b'{"step": \xff\n[]\n' + lines[1])
     train(resume=True, max_steps=3, **SAVED)
     assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [0, 1, 2]
-    assert "completions.jsonl: 2 of 4 lines are damaged, and dropped" in capsys.readouterr().out
+    assert "completions.jsonl: 2 of 4 lines are damaged and were dropped" in capsys.readouterr().out
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
