@@ -1,8 +1,8 @@
-"""Turn any audio file into what the model hears: mono float32 at 16 kHz, then a log-mel picture.
+"""Turn any audio file into what the model hears: mono float32 at 16 kHz, then a log-mel spectrogram.
 
 First step of the flow: `audio -> dataset -> prompt -> model -> ...`. The paper's code takes the first channel
 and pads every clip to 30 s; here all channels are mixed down (in most real multi-channel clips the first differs
-from the mean) and the mel is computed on the clip's own length, which gives the same numbers for 3 to 7 times less.
+from the mean) and the mel is computed on the clip's own length: the same numbers, 3 to 7 times faster.
 """
 
 import io
@@ -22,15 +22,15 @@ from transformers.audio_utils import mel_filter_bank
 
 from .runtime.errors import AqaError
 
-SAMPLE_RATE = 16_000  # samples a second, Whisper's and Qwen2-Audio's
+SAMPLE_RATE = 16_000  # samples per second, Whisper's and Qwen2-Audio's
 HOP = 160  # samples between two mel frames: 10 ms
 N_FFT = 400  # samples in one analysis window: 25 ms
 MAX_SECONDS = 30.0  # what Qwen2-Audio's encoder can hold; transformers cuts longer clips without a word
 MIN_FRAMES = 7  # gives two audio tokens; one token crashes transformers
 MIN_SAMPLES = (MIN_FRAMES - 1) * HOP + 1
-SILENCE = 1e-5  # peak below which a clip holds no sound (-100 dBFS)
-BLOCK = 2**20  # samples of all channels that are decoded at a time: 4 MB
-LOUDEST = 1e3  # peak above which it is no sound but integers kept as floats, or damage (+60 dBFS)
+SILENCE = 1e-5  # peak below which a clip counts as silent (-100 dBFS)
+BLOCK = 2**20  # samples, over all channels, that are decoded at a time: 4 MB
+LOUDEST = 1e3  # peak above which it is not sound but integers stored as floats, or damage (+60 dBFS)
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +99,16 @@ def load(
 
 
 def _mix(wave: np.ndarray, name: str) -> np.ndarray:
-    """Mix channels down, (S, channels) to (S,), where all samples can be sound."""
+    """Mix channels down, (S, channels) to (S,); raises AudioError if the samples cannot be sound."""
     if not np.isfinite(wave).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples; export the clip again or leave it out.")
+        raise AudioError(f"{name}: contains NaN or infinite samples; export the clip again or leave it out.")
     if wave.size and np.abs(wave).max() > LOUDEST:
         raise AudioError(f"{name}: a peak of {np.abs(wave).max():.3g} where full scale is 1; export the clip again.")
     return wave.mean(1)
 
 
 def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, int, float, int]:
-    """Read `start` to `stop` seconds, mixed down to (S,) float32, with rate, whole length in seconds, and channels.
+    """Read `start` to `stop` seconds, mixed down to (S,) float32, with rate, full length in seconds, and channels.
 
     Only the wanted part is decoded, so an hour-long file costs no more than its first 30 s.
     """
@@ -116,7 +116,7 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
         wave, rate = np.asarray(source[0]), int(source[1])
         if wave.ndim not in (1, 2) or not wave.size or wave.dtype.kind not in "fiu" or not 1_000 <= rate <= 768_000:
             raise AudioError(
-                f"{name}: an array of shape {wave.shape}, type {wave.dtype} at {rate} Hz is no sound; "
+                f"{name}: an array of shape {wave.shape}, type {wave.dtype} at {rate} Hz is not a sound; "
                 "give (S,) or (S, channels) numbers and their rate."
             )
         if wave.dtype.kind in "iu":  # PCM integers: full scale is 1.0
@@ -130,10 +130,10 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
         with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else str(source)) as file:
             rate, total = file.samplerate, file.frames / file.samplerate
             if not 1_000 <= rate <= 768_000:
-                raise AudioError(f"{name}: its header claims {rate} Hz; the file is damaged, replace it.")
+                raise AudioError(f"{name}: its header claims {rate} Hz; the file is damaged: replace it.")
             if start:
                 file.seek(min(int(start * rate), file.frames))
-            # blocks, each mixed down at once: a damaged header may claim hours, a small file hold 255 channels
+            # in blocks, each mixed down at once: a damaged header may claim hours, a small file may hold 255 channels
             channels, size = file.channels, max(1, BLOCK // file.channels)
             blocks, wanted = [], min(_index(stop, rate), file.frames) - int(start * rate)
             while wanted > 0 and len(block := file.read(min(wanted, size), dtype="float32", always_2d=True)):
@@ -148,7 +148,7 @@ def _decode(source, name: str, start: float, stop: float) -> tuple[np.ndarray, i
 
 class _Bytes(io.BytesIO):
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to the start where a damaged header asks for a place before it; soundfile prints a traceback else."""
+        """Go to the start if a damaged header asks for a place before it; otherwise soundfile prints a traceback."""
         return super().seek(offset if whence else max(offset, 0), whence)
 
 
@@ -157,7 +157,7 @@ def _index(seconds: float, rate: int) -> int:
 
 
 def silence(clip: Clip) -> Clip:
-    """Return a clip of the same length that holds nothing: the control for a model that only reads.
+    """Return a silent clip of the same length: the control for a model that only reads.
 
     >>> float(silence(Clip(np.ones(2000, np.float32))).wave.sum())
     0.0
@@ -166,7 +166,7 @@ def silence(clip: Clip) -> Clip:
 
 
 def num_frames(samples: int) -> int:
-    """Count the mel frames L of S samples: one every 10 ms.
+    """Count the mel frames F of S samples: one every 10 ms.
 
     >>> num_frames(64_512)
     404
@@ -175,14 +175,14 @@ def num_frames(samples: int) -> int:
 
 
 def num_positions(frames: int) -> int:
-    """Count the encoder positions after its stride-2 convolution."""
+    """Count the encoder's positions for F mel frames, after its stride-2 convolution."""
     return (frames - 1) // 2 + 1
 
 
 def num_audio_tokens(frames: int) -> int:
-    """Count the audio tokens that L mel frames become: one every 40 ms.
+    """Count the audio tokens that F mel frames become: one every 40 ms.
 
-    >>> [num_audio_tokens(L) for L in (404, 1000, 3000)]
+    >>> [num_audio_tokens(F) for F in (404, 1000, 3000)]
     [101, 250, 750]
     """
     return num_positions(frames) // 2
@@ -208,7 +208,7 @@ def _window() -> Tensor:
 def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: int = 30) -> Tensor:
     """Compute Whisper's log-mel spectrogram on the clip's own length.
 
-    wave: (S,) at 16 kHz, at most `chunk_length` seconds. Returns (M, min(L + 2, 100 * chunk_length)) float32: the L
+    wave: (S,) at 16 kHz, at most `chunk_length` seconds. Returns (M, min(F + 2, 100 * chunk_length)) float32: the F
     valid frames and the two after them, which the encoder's convolutions still see. Equal to the same frames of
     `WhisperFeatureExtractor`, which pads to 30 s first.
 
@@ -225,10 +225,10 @@ def log_mel(wave: np.ndarray | Tensor, num_mel_bins: int = 128, chunk_length: in
     padded = min((frames + 1) * HOP + N_FFT // 2 + 1, whole)
     wave = torch.nn.functional.pad(wave, (0, padded - len(wave)))
     wave = torch.nn.functional.pad(wave[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
-    windows = wave.unfold(0, N_FFT, HOP)[: min(frames + 2, whole // HOP)]  # (L + 2, 400)
-    spectrum = torch.fft.rfft(windows * _window()).T  # (201, L + 2)
+    windows = wave.unfold(0, N_FFT, HOP)[: min(frames + 2, whole // HOP)]  # (F + 2, 400)
+    spectrum = torch.fft.rfft(windows * _window()).T  # (201, F + 2)
     # abs() ** 2 would take a root, and new memory for every step costs as much as the step
     power = torch.mul(spectrum.real, spectrum.real, out=torch.empty(spectrum.shape))
     power.addcmul_(spectrum.imag, spectrum.imag)
-    log = torch.sparse.mm(_sparse_filters(num_mel_bins), power).clamp_(min=1e-10).log10_()  # (M, L + 2)
+    log = torch.sparse.mm(_sparse_filters(num_mel_bins), power).clamp_(min=1e-10).log10_()  # (M, F + 2)
     return log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0)

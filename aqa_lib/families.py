@@ -1,8 +1,8 @@
-"""Adapt one family of audio models each: everything that differs between them, and nothing else.
+"""One adapter class for each family of audio models: everything that differs between them, and nothing else.
 
 `audio -> [families] -> inputs -> model`. To add a model of transformers, write a class with the methods of
 `WhisperEncoder` (or inherit those that fit), and put it into FAMILIES; tests/test_families.py shows how to prove
-it. Three modules besides build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning needs no
+it. Three other places build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning needs no
 download), `tiny.pretrain` and the benchmarks.
 """
 
@@ -30,7 +30,7 @@ class FamilyError(AqaError):
 
 @dataclass(frozen=True)
 class Parts:
-    """The surface through which this package reaches a model."""
+    """The parts through which this package reaches a model."""
 
     audio_tower: nn.Module
     projector: nn.Module
@@ -40,7 +40,7 @@ class Parts:
 
 
 class WhisperEncoder:
-    """What models around an encoder like Whisper's share: its mel of 100 frames a second, an audio token for 40 ms.
+    """What models with an encoder like Whisper's share: a mel of 100 frames a second, an audio token every 40 ms.
 
     model_type: as in a config. also: model types of larger models that hold this one. processor: the name of its
     processor's class. lora_targets: where adapters go.
@@ -52,34 +52,34 @@ class WhisperEncoder:
     lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     def own_config(self, config):
-        """Take the model's own config out of what is in config.json."""
+        """Take the model's own config out of what config.json holds."""
         return config
 
     def model_class(self, config) -> type[nn.Module]:
-        """Choose the class of transformers that `own_config` is for; Audio Flamingo 3 is in the second list alone."""
+        """Choose the class of transformers that `own_config` is for; only the second list has Audio Flamingo 3."""
         lists = (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_PRETRAINING_MAPPING)
         return next(known[type(config)] for known in lists if type(config) in known)
 
     def load_processor(self, name: str, **options):
-        """Load the processor that is saved with a model."""
+        """Load the processor that was saved with a model."""
         return AutoProcessor.from_pretrained(name, **options)
 
     def takes(self, processor) -> bool:
-        """Tell whether a processor is of this family."""
+        """Return whether a processor belongs to this family."""
         return self.processor in (cls.__name__ for cls in type(processor).__mro__)
 
     def parts(self, model: nn.Module) -> Parts:
-        """Name the parts of a model that has no LoRA wrapper."""
+        """Return the parts of a model that has no LoRA wrapper."""
         body = model.model
         token = model.config.audio_token_id
         return Parts(body.audio_tower, body.multi_modal_projector, body.language_model, model.lm_head, token)
 
     def constants(self, model: nn.Module) -> list[nn.Module]:
-        """List what is never trained though it is in a part: Whisper's sinusoids."""
+        """List what is never trained although it is in a part: Whisper's sinusoids."""
         return [self.parts(model).audio_tower.embed_positions]
 
     def max_seconds(self, processor) -> float:
-        """Return the longest clip that the model hears, in seconds."""
+        """Return the length of the longest clip that the model hears, in seconds."""
         return float(processor.feature_extractor.chunk_length)
 
     def mel(self, processor, wave: np.ndarray) -> tuple[Tensor, int]:
@@ -95,7 +95,7 @@ class WhisperEncoder:
         """Run the audio tower and the projector on clips, as the model's own forward does.
 
         features: (A, M, F + 2), lengths: (A,) valid frames. Returns the audio tokens of all clips, one clip after the
-        other, (sum of N, H). Here: padded to the longest clip that the model knows, with a mask.
+        other, (sum of N, H). Here they are padded to the longest clip that the model knows, with a mask.
         """
         longest = 2 * model.model.audio_tower.config.max_source_positions  # frames
         features = nn.functional.pad(features[..., :longest], (0, max(longest - features.shape[-1], 0)))
@@ -111,7 +111,7 @@ class AudioFlamingo3(WhisperEncoder):
 
 
 class Qwen2Audio(WhisperEncoder):
-    """Qwen2-Audio, whose tower runs on the clips' own length instead of on 30 s.
+    """Qwen2-Audio, whose tower runs here on the clips' own length instead of 30 s.
 
     That gives the same numbers, since padding is masked, for a third of the work on a 10 s clip.
     """
@@ -152,7 +152,7 @@ class Qwen2_5Omni(WhisperEncoder):
     """Qwen2.5-Omni's thinker, which hears and reads; its eyes are left as they are, its talker is not loaded.
 
     Its encoder takes chunks of 2 s, none of which sees another, so a clip may be as long as the mel (300 s as
-    published). Without pictures its three position ids of a token are one and the same: the place among real tokens.
+    published). Without pictures, a token's three position ids are the same: its place among the real tokens.
     """
 
     model_type = "qwen2_5_omni_thinker"
@@ -171,7 +171,7 @@ class Qwen2_5Omni(WhisperEncoder):
     def parts(self, model: nn.Module) -> Parts:
         body = model.model
         if not hasattr(body, "audio_tower"):
-            raise FamilyError("this release of transformers builds Qwen2.5-Omni in another way; install a newer one.")
+            raise FamilyError("this release of transformers builds Qwen2.5-Omni differently; install a newer one.")
         tower = body.audio_tower
         return Parts(tower, tower.proj, body.language_model, model.lm_head, model.config.audio_token_id)
 
@@ -179,7 +179,7 @@ class Qwen2_5Omni(WhisperEncoder):
         return [self.parts(model).audio_tower.audio_bos_eos_token]  # which nothing reads
 
     def encode_audio(self, model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
-        """Run the tower and its projection on the valid frames alone."""
+        """Run the tower and its projection on the valid frames only."""
         mask = torch.arange(features.shape[-1], device=lengths.device) < lengths[:, None]  # (A, F)
         return model.get_audio_features(features.to(model.dtype), mask).last_hidden_state
 
@@ -188,21 +188,21 @@ FAMILIES = (Qwen2Audio(), AudioFlamingo3(), Qwen2_5Omni())
 
 
 def named(model_type: str) -> WhisperEncoder:
-    """Find a family by its config's model type; raises FamilyError where there is none."""
+    """Find a family by its config's model type; raises FamilyError if there is none."""
     for family in FAMILIES:
         if model_type in (family.model_type, *family.also):
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
     raise FamilyError(
-        f"a {model_type} model is none of the audio models known here ({known}); to add it, see aqa_lib/families.py."
+        f"a {model_type} model is not one of the audio models known here ({known}); to add it, see aqa_lib/families.py."
     )
 
 
 def of_processor(processor) -> WhisperEncoder:
-    """Find a processor's family; raises FamilyError where there is none."""
+    """Find a processor's family; raises FamilyError if there is none."""
     for family in FAMILIES:
         if family.takes(processor):
             return family
     raise FamilyError(
-        f"a {type(processor).__name__} belongs to no audio model known here; to add one, see aqa_lib/families.py."
+        f"a {type(processor).__name__} is not the processor of a known audio model; see aqa_lib/families.py to add it."
     )

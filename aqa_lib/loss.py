@@ -12,9 +12,9 @@ LOSS_TYPES = ("grpo", "bnpo", "dr_grpo")
 
 
 def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
-    """Centre each group's rewards, and scale by its deviation.
+    """Centre each group's rewards, and divide them by the group's deviation.
 
-    rewards: (B, G), any unit. Returns (B, G). `scale_rewards="none"` leaves the deviation out (Dr. GRPO).
+    rewards: (B, G), any unit. Returns (B, G). `scale_rewards="none"` leaves out the division (Dr. GRPO).
     Source: GRPO, DeepSeekMath eq. 3; the paper divides by std + 1e-4 with the unbiased std.
 
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
@@ -55,9 +55,9 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     """Compute the clipped policy loss plus beta times the KL to the reference.
 
     logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the paper's:
-    mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, where a step is one batch),
+    mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, if a step is one batch),
     "dr_grpo" (sum over `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step,
-    where this call sees only a part of it; the parts' losses then add up to the whole's, and so do the metrics. Returns
+    if this call sees only part of it; the parts' losses then add up to the whole's, and so do the metrics. Returns
     the loss and {"clip_ratio": how many tokens were clipped, "kl": the same mean of the KL, so that the loss is about
     beta times it}.
     Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476); names as in TRL.

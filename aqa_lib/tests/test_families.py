@@ -209,7 +209,7 @@ def test_a_family_is_found_by_its_name_and_a_stranger_is_named(family, built, pr
         families.FamilyError, match=r"whisper model is none .*\(qwen2_audio, audioflamingo3, .*families"
     ):
         families.named("whisper")
-    with pytest.raises(families.FamilyError, match="object belongs to no audio model"):
+    with pytest.raises(families.FamilyError, match="object is not the processor of a known"):
         families.of_processor(object())
 
 

@@ -268,7 +268,7 @@ def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, 
                 model, processor, args=config(tmp_path, **options), **{"train_dataset": questions} | arguments
             )
             trainer.train()
-    with pytest.raises(ValueError, match="reward bad .*test_grpo.py:.*it gave 1 values for 16 answers"):
+    with pytest.raises(ValueError, match="reward bad .*test_grpo.py:.*it returned 1 values for 16 answers"):
 
         def bad(prompts, completions, **columns):
             return [1.0]

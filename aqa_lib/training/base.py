@@ -239,7 +239,7 @@ class QuestionTrainer(HookedTrainer):
             return self._smaller_question()
         return (
             f"lower per_device_train_batch_size from {batch} to {batch // 2} and raise gradient_accumulation_steps "
-            f"from {times} to {times * 2}, which learns the same"
+            f"from {times} to {times * 2}, with the same result"
         )
 
     def _smaller_question(self) -> str:
