@@ -167,7 +167,12 @@ def listen(books: Mapping[str, NotebookNode]) -> dict[str, list[NotebookNode]]:
         return {}
     book = render.run(nbformat.v4.new_notebook(cells=cells, metadata=render.METADATA), {"AQA_SCALE": "tiny"})
     shown = {name: book.cells[place].outputs for name, place in wanted}
-    return {name: [o for o in outputs if render.WIDGET not in o.get("data", {})] for name, outputs in shown.items()}
+    return {name: [o for o in outputs if _readable(o)] for name, outputs in shown.items()}
+
+
+def _readable(output: NotebookNode) -> bool:
+    """Take the controls off an output; tell whether anything is left to be read."""
+    return not output.get("data", {}).pop(render.WIDGET, None) or "text/html" in output.data
 
 
 def slice_of(code: Sequence[NotebookNode], place: int) -> list[NotebookNode]:
