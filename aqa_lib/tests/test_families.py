@@ -206,7 +206,7 @@ def test_a_family_is_found_by_its_name_and_a_stranger_is_named(family, built, pr
     assert families.of_processor(built[1]) is family
     assert type(families.of_processor(processor)) is families.Qwen2Audio
     with pytest.raises(
-        families.FamilyError, match=r"whisper model is none .*\(qwen2_audio, audioflamingo3, .*families"
+        families.FamilyError, match=r"whisper model is not one .*\(qwen2_audio, audioflamingo3, .*families"
     ):
         families.named("whisper")
     with pytest.raises(families.FamilyError, match="object is not the processor of a known"):
