@@ -135,6 +135,8 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
     >>> interval((12.34, -1, 20), signed=True), interval((50.0, float("nan"), float("nan")))
     ('+12.3 [-1.0, +20.0]', '50.0')
     """
+    if math.isnan(values[0]):
+        return "–"  # there is none
     mean, low, high = (f"{value:+.1f}" if signed else f"{value:.1f}" for value in values)
     return mean if math.isnan(values[1]) else f"{mean} [{low}, {high}]"
 
