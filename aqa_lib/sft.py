@@ -44,7 +44,6 @@ LOSS_TYPES = ("nll", "dft")
 SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {
     key: word for key, word in OneLine.SHOWN.items() if key.startswith("eval")
 }
-WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
 
 
 def _as_grpo(name: str):
@@ -122,10 +121,6 @@ class SFTConfig(trl.SFTConfig):
             (
                 self.loss_type in LOSS_TYPES,
                 f"loss_type {self.loss_type!r} is not supported with clips; choose {' or '.join(LOSS_TYPES)}.",
-            ),
-            *(
-                (not getattr(self, name), f"{name} is not supported with clips; leave it out.")
-                for name in WITHOUT_EFFECT
             ),
         ]:
             if not valid:

@@ -5,6 +5,7 @@ Options have the config's own names, so whatever a notebook can set, a shell can
 
 import argparse
 import logging
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -15,7 +16,12 @@ QUESTIONS = "JSON, JSON lines, CSV, TSV, parquet or Arrow in AVQA's, MMAU's or a
 RULES = ("official", "strict")  # what counts as right
 # transformers' options that a training run is likely to want; --help-all lists the rest
 COMMON = {"seed", "bf16", "fp16", "gradient_accumulation_steps", "num_train_epochs", "optim", "lr_scheduler_type"}
+PARTS = ("audio_tower", "projector", "language_model")  # model.PARTS, which takes seconds to import
 COMMON |= {"warmup_steps", "weight_decay", "gradient_checkpointing", "dataloader_num_workers", "disable_tqdm"}
+
+
+class Unasked(int):
+    """The default of a number option, which one that was typed can be told from."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,8 +44,11 @@ class TrainArguments:
     held_out: str | None = field(
         default=None, metadata={"help": "Questions that rank the checkpoints; none to hold out part of --train."}
     )
-    held_out_fraction: float = field(
-        default=0.02, metadata={"help": "Without --held_out: the share of the training clips that is held out."}
+    held_out_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Without --held_out: the share of the training questions that is held out; the scale's if not given."
+        },
     )
     audio: str | None = field(default=None, metadata={"help": "Folder of the clips; the question file's if not given."})
     columns: str | None = field(
@@ -57,7 +66,7 @@ class TrainArguments:
         },
     )
     train_parts: list[str] = field(
-        default_factory=lambda: ["audio_tower", "projector", "language_model"],
+        default_factory=lambda: [*PARTS],
         metadata={"help": "Parts to train; the others are frozen. With LoRA, only the adapters are trained."},
     )
     lora_r: str | None = field(
@@ -81,6 +90,8 @@ def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Sc
             action.help = argparse.SUPPRESS if "--help-all" not in parser.asked else action.help
     parser._add_container_actions(theirs)  # as argparse adds a parent's
     parser.add_argument("--help-all", action="help", help="list every option of transformers' TrainingArguments")
+    defaults = {"max_steps": config.max_steps} | (scale.sft if job == "sft" else scale.grpo)
+    defaults["max_steps"] = Unasked(defaults["max_steps"])
     parser.set_defaults(
         model=scale.model,
         train=str(scale.train),
@@ -88,28 +99,62 @@ def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Sc
         dtype=scale.dtype,
         quantization=scale.quantization,
         lora_r=scale.lora_r,
-        **(scale.sft if job == "sft" else scale.grpo),
+        num_train_epochs=None,
+        **defaults,
     )
 
 
 def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tuple[TrainArguments, object]:
     """Turn parsed options into `TrainArguments` and a config; raises AqaError for invalid values."""
-    given = vars(args)
+    given = vars(args) | {"max_steps": _steps(args)}
     made = {f.name: given[f.name] for f in fields(config) if f.init and f.name in given}
+    if made["num_train_epochs"] is None:
+        del made["num_train_epochs"]
     run = TrainArguments(**{f.name: given[f.name] for f in fields(TrainArguments)})
     for name in ("held_out", "lora_r", "quantization", "columns"):
         if getattr(run, name) == "none":
             setattr(run, name, None)
-    if run.train != str(scale.train) and run.held_out == str(scale.held_out):
-        run.held_out = None  # the scale's held-out questions belong to its own training questions only
+    _settle_held_out(run, scale, made["eval_strategy"])
     if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
         raise AqaError(f'--lora_r must be a positive integer or "none", got {run.lora_r!r}.')
     run.lora_r = run.lora_r and int(run.lora_r)
+    if run.lora_r and run.train_parts != [*PARTS]:
+        raise AqaError("--train_parts has no effect with --lora_r: the adapters alone learn; leave one of them out.")
     try:
         run.columns = run.columns and mapping(run.columns)
         return run, config(**made)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:  # transformers' own checks, too
         raise AqaError(str(error)) from error
+
+
+def _steps(args: argparse.Namespace) -> int:
+    """Return the steps that are asked for, -1 where epochs are; raises AqaError where both are."""
+    if args.num_train_epochs is None:
+        return int(args.max_steps)
+    if not isinstance(args.max_steps, Unasked):
+        if args.max_steps == -1:
+            return -1
+        raise AqaError("--max_steps and --num_train_epochs both say how long to train; leave one of them out.")
+    if os.environ.get(scales.SHORTER):
+        raise AqaError(f"{scales.SHORTER} and --num_train_epochs both say how long to train; leave one of them out.")
+    return -1
+
+
+def _settle_held_out(run: TrainArguments, scale: scales.Scale, strategy: str) -> None:
+    """Settle which questions rank the checkpoints; raises AqaError for contradictions and empty parts."""
+    own = run.held_out == str(scale.held_out)
+    if own and (run.train != str(scale.train) or run.held_out_fraction is not None):
+        run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
+    fraction, run.held_out_fraction = run.held_out_fraction, run.held_out_fraction or scale.held_out_fraction
+    if fraction is None:
+        return
+    if strategy == "no" or run.held_out:
+        other = "--eval_strategy no" if strategy == "no" else "--held_out"
+        raise AqaError(f"--held_out_fraction has no effect with {other}; leave one of them out.")
+    if not 0 < fraction < 1:
+        raise AqaError(
+            f"--held_out_fraction is {fraction}: give a number between 0 and 1, or --eval_strategy no to hold out none."
+        )
 
 
 def mapping(text: str) -> dict[str, str]:

@@ -217,7 +217,7 @@ def test_options_parse_and_have_help():
     [
         ({"target": "thought"}, "target 'thought' is unknown; choose tagged, plain, reply"),
         ({"prompt_style": 4}, "prompt_style 4 is unknown"),
-        ({"packing": True}, "packing is not supported"),
+        ({"packing": True}, "packing has no effect"),
         ({"loss_type": "mean"}, "loss_type 'mean' is not supported.*nll or dft"),
     ],
 )

@@ -25,7 +25,7 @@ from . import record
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
-from .hf_trainer import SINCE_LOG, HookedTrainer
+from .hf_trainer import OPTIMIZER, SINCE_LOG, HookedTrainer
 
 
 class QuestionTrainer(HookedTrainer):
@@ -132,13 +132,17 @@ class QuestionTrainer(HookedTrainer):
     def _checkpoint_to_resume(self, run: Path, asked: str | bool | None) -> Path | None:
         if not asked:
             return None
-        if asked is True:
-            if found := checkpoints.last_whole(run):
-                tqdm.write(f"resuming from {found}")
-            return found
-        if reason := checkpoints.fault(asked):
+        if asked is not True and (reason := checkpoints.fault(asked)):
             raise checkpoints.CheckpointError(f"{asked} {reason}; choose another.")
-        return Path(asked)
+        found = checkpoints.last_whole(run) if asked is True else Path(asked)
+        if found and not (found / OPTIMIZER).exists():
+            raise checkpoints.CheckpointError(
+                f"{found} was saved with save_only_model, without the optimizer's state, and cannot be resumed; train "
+                "from it as a base (--model), into another output_dir."
+            )
+        if found and asked is True:
+            tqdm.write(f"resuming from {found}")
+        return found
 
     def _restore(self, checkpoint: Path) -> None:
         """Restore what was recorded between the last log and the checkpoint; rank 0 does it for all."""

@@ -3,9 +3,7 @@
 `large.planner, runtime -> [checks] -> training.base`.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import nn
@@ -16,26 +14,21 @@ from ..model import half_precision
 from ..runtime import faults
 from ..runtime.errors import AqaError
 from .hf_trainer import refuse_accelerates_fsdp
+from .refusals import refuse_options
 
 
 def fit_machine(args) -> None:
-    """Set what the machine decides in a config before transformers sees it; without evaluation, rank no checkpoints."""
-    refuse_not_finite(args)
+    """Set what the machine decides in a config before transformers sees it; without evaluation, rank no checkpoints.
+
+    Raises AqaError for an option that would be ignored or means nothing.
+    """
+    refuse_options(args)
     # without a GPU, transformers refuses bf16 unless it is told to use the CPU
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.bf16 and half_precision() == torch.float16:
         args.bf16, args.fp16 = False, True
     if args.eval_strategy == "no":
         args.eval_on_start = args.load_best_model_at_end = False
-
-
-def refuse_not_finite(args) -> None:
-    """Raise AqaError for an option that is NaN or infinite: it would make the weights so."""
-    for option in fields(args):
-        value = getattr(args, option.name)
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise AqaError(f"{option.name} is {number}: give a finite number.")
 
 
 def check_run(

@@ -36,6 +36,7 @@ from ..large import fsdp
 from ..runtime import checkpoints, faults
 from ..runtime.errors import AqaError
 
+OPTIMIZER = "optimizer.pt"  # in a checkpoint: the optimizer's state, as transformers names it
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
 
@@ -137,7 +138,7 @@ class HookedTrainer(Trainer):
         if not (checkpoint and self.args.fsdp):
             return super()._load_optimizer_and_scheduler(checkpoint)
         read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit on the GPU
-        fsdp.load_states(self.optimizer, read(Path(checkpoint) / "optimizer.pt", mmap=True))
+        fsdp.load_states(self.optimizer, read(Path(checkpoint) / OPTIMIZER, mmap=True))
         self.lr_scheduler.load_state_dict(read(Path(checkpoint) / "scheduler.pt"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

@@ -9,7 +9,7 @@ from aqa_lib.model import ModelError, check_model, load
 from aqa_lib.runtime.errors import AqaError
 from aqa_lib.runtime.faults import RunError
 from aqa_lib.sft import SFTConfig
-from aqa_lib.training.checks import refuse_not_finite
+from aqa_lib.training.refusals import refuse_not_finite
 
 BAD = [float("nan"), float("inf")]
 
