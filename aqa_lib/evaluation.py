@@ -14,16 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import inputs, predictions, prompt, rollout, scale, tables
-from .audio import AudioError
+from .audio import MAX_SECONDS, AudioError, length
 from .dataset import Question
 from .logps import completion_logps
 from .model import context
@@ -287,20 +285,15 @@ def shuffled(question: Question, seed: int | None, index: int) -> Question:
 
 def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
     """Cut questions into batches of similar length, longest first, so that a lack of memory shows at once."""
-    lengths = [25 * seconds(q) + len(prompt.text(q, 2)) / 4 for q in questions]  # roughly, in tokens
+    lengths = [25 * min(seconds(q), MAX_SECONDS) + len(prompt.text(q, 2)) / 4 for q in questions]  # roughly, in tokens
     order = sorted(range(len(questions)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def seconds(question: Question) -> float:
-    """Read a clip's length from its header; 0 if there is none (`audio.load` will say what is wrong)."""
-    if question.audio is None or (not isinstance(question.audio, bytes) and not os.path.isfile(question.audio)):
-        return 0.0  # a fifo would block
-    try:
-        source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)
-        return soundfile.info(source).duration
-    except (soundfile.SoundFileError, OSError):
-        return 0.0
+    """Return a clip's length; 0 where there is none (`audio.load` will say what is wrong; a fifo would block)."""
+    there = isinstance(question.audio, bytes) or (question.audio is not None and os.path.isfile(question.audio))
+    return length(question.audio) if there else 0.0
 
 
 def read_reply(reply: str | None, question: Question) -> dict:
