@@ -46,9 +46,7 @@ class TrainArguments:
     )
     held_out_fraction: float | None = field(
         default=None,
-        metadata={
-            "help": "Without --held_out: the share of the training questions that is held out; the scale's if not given."
-        },
+        metadata={"help": "Without --held_out: the share of --train that is held out; the scale's if not given."},
     )
     audio: str | None = field(default=None, metadata={"help": "Folder of the clips; the question file's if not given."})
     columns: str | None = field(
