@@ -33,8 +33,8 @@ MIN_FRAMES = 7  # gives two audio tokens; one token crashes transformers
 MIN_SAMPLES = (MIN_FRAMES - 1) * HOP + 1
 SILENCE = 1e-5  # peak below which a clip counts as silent (-100 dBFS)
 BLOCK = 2**20  # samples, over all channels, that are decoded at a time: 4 MB
-LARGE = 2**23  # bytes of a file that is not searched for its length alone
-UNKNOWN = 2**62  # samples that a header claims which does not know how many there are
+LARGE = 2**23  # bytes from which on a file is not searched merely for its length
+UNKNOWN = 2**62  # what libsndfile reports for a header that does not know its number of samples
 LOUDEST = 1e3  # peak above which it is not sound but integers stored as floats, or damage (+60 dBFS)
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _mix(wave: np.ndarray, name: str) -> np.ndarray:
 def _decode(source, name: str, start: float, stop: float) -> tuple:
     """Read `start` to `stop` seconds, mixed down to (S,) float32, with rate, full length in seconds, channels, notes.
 
-    Only the wanted part is decoded, so an hour-long file costs no more than its first 30 s. Where a file ends before
+    Only the wanted part is decoded, so an hour-long file costs no more than its first 30 s. If a file ends before
     `stop`, or does not know its length, its header is not believed: see `streams`.
     """
     if isinstance(source, tuple):
@@ -148,7 +148,7 @@ def _decode(source, name: str, start: float, stop: float) -> tuple:
 
 
 def _join(parts: list[bytes], name: str, start: float, stop: float, fault: AudioError) -> tuple:
-    """Read `start` to `stop` seconds of streams one after the other; returns and raises as `_decode`."""
+    """Read `start` to `stop` seconds of streams one after the other; returns and raises as `_decode` does."""
     waves: list[np.ndarray] = []
     rates: list[int] = []
     length, widest = 0.0, 0
@@ -169,7 +169,7 @@ def _join(parts: list[bytes], name: str, start: float, stop: float, fault: Audio
 
 
 def _read(source: str | Path | bytes, name: str, start: float, stop: float) -> tuple[np.ndarray, int, float, int]:
-    """Read `start` to `stop` seconds of a file's first stream as libsndfile knows it; as `_decode`, without notes."""
+    """Read `start` to `stop` seconds of a file's first stream as libsndfile sees it; like `_decode`, without notes."""
     try:
         with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else str(source)) as file:
             rate, total = file.samplerate, file.frames / file.samplerate
@@ -193,9 +193,9 @@ def _read(source: str | Path | bytes, name: str, start: float, stop: float) -> t
 
 
 def length(source: str | Path | bytes) -> float:
-    """Return a sound's length in seconds, by the headers of all its streams; 0 where it cannot be read.
+    """Return a sound's length in seconds, according to the headers of all its streams; 0 if it cannot be read.
 
-    A large file's first header is believed, where it says that there is more than a model hears.
+    A large file's first header is believed if it claims more than a model hears.
     """
     known = 0.0
     with contextlib.suppress(soundfile.SoundFileError, OSError, MemoryError, TypeError):  # TypeError: headerless .raw

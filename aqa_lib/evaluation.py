@@ -291,7 +291,7 @@ def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[
 
 
 def seconds(question: Question) -> float:
-    """Return a clip's length; 0 where there is none (`audio.load` will say what is wrong; a fifo would block)."""
+    """Return a clip's length; 0 if there is no clip (`audio.load` will say what is wrong; a fifo would block)."""
     there = isinstance(question.audio, bytes) or (question.audio is not None and os.path.isfile(question.audio))
     return length(question.audio) if there else 0.0
 

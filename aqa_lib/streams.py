@@ -1,9 +1,9 @@
-"""Find the streams that a sound file holds, whatever its first header says of their length.
+"""Find the streams in a sound file, whatever its first header says about their length.
 
-`[streams] -> audio`. libsndfile reads the first stream of joined Ogg, MP3, FLAC and WAV files, and as much of it as its
-header claims. Recordings that were piped or broken off have headers that never learned the length; files that were
-joined, by `cat` or by a radio's recorder, have several. Nothing is decoded here: bytes are cut where a stream begins,
-and headers that are wrong are mended.
+`[streams] -> audio`. libsndfile reads only the first stream of joined Ogg, MP3, FLAC and WAV files, and only as much of
+it as its header claims. Recordings that were piped or cut off have headers that never learned the length; files that
+were joined, by `cat` or by a radio recorder, have several. Nothing is decoded here: bytes are split where a stream
+begins, and wrong headers are repaired.
 """
 
 import re
@@ -13,8 +13,8 @@ from struct import pack_into, unpack_from
 OGG = re.compile(rb"OggS\x00[\x02\x06]\x00{8}")  # a first page, of no samples
 FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # with its STREAMINFO, always 34 bytes
 WAV = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
-JUNK = 1024  # bytes after a WAV's sound that are taken for a tag and not for sound
-SURPLUS = 3  # MP3 frames beyond the number that a header gives, for which it is believed to be wrong
+JUNK = 1024  # bytes after a WAV's sound that are taken for a tag, not for sound
+SURPLUS = 3  # MP3 frames beyond a header's number from which on the header counts as wrong
 KBPS = {  # of MPEG 1 and of MPEG 2 and 2.5, layer III
     3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -22,9 +22,9 @@ KBPS = {  # of MPEG 1 and of MPEG 2 and 2.5, layer III
 
 
 def parts(data: bytes | mmap) -> list[bytes]:
-    """Cut a file's bytes into files of one stream each, their headers mended; [] where it is one, and right.
+    """Cut a file's bytes into files of one stream each, with repaired headers; [] if it is a single, correct one.
 
-    data: may be a map of the file, of which only what is searched is read, and copied only where it is mended.
+    data: may be a memory map of the file; only what is searched is read, and only what is repaired is copied.
 
     >>> parts(b"fLaC and no more")
     []
@@ -50,7 +50,7 @@ def _slices(data: bytes | mmap, starts: list[int]) -> list[bytes]:
 
 
 def _ogg(data: bytes | mmap) -> list[int]:
-    """Find where chained streams begin; streams side by side, as of a film, begin with pages one after the other."""
+    """Find where chained streams begin; parallel streams, as in a film, begin with one page after the other."""
     starts, end = [], -1
     for match in OGG.finditer(data):
         start = match.start()
@@ -65,7 +65,7 @@ def _ogg(data: bytes | mmap) -> list[int]:
 
 
 def _mended_wav(data: bytes | mmap) -> bytes:
-    """Let a sound's size reach to the end where what comes after it is no chunk: more sound, as of a stream."""
+    """Extend a sound's size to the end if what follows it is not a chunk but more sound, as in a stream."""
     at = 12
     while at + 8 <= len(data):
         name, size = data[at : at + 4], unpack_from("<I", data, at + 4)[0]
@@ -82,11 +82,11 @@ def _mended_wav(data: bytes | mmap) -> bytes:
 
 
 def _chunks(data: bytes | mmap, at: int) -> bool:
-    """Tell whether from here to the end there are chunks and nothing else."""
+    """Return whether there is nothing but chunks from here to the end."""
     while at + 8 <= len(data):
         name, size = data[at : at + 4], unpack_from("<I", data, at + 4)[0]
         if not all(32 <= letter < 127 for letter in name):
-            return not any(data[at:])  # zeros that fill a block up
+            return not any(data[at:])  # zeros that fill up a block
         at += 8 + size + size % 2
     return at <= len(data) + 8
 
@@ -95,7 +95,7 @@ def _chunks(data: bytes | mmap, at: int) -> bool:
 
 
 def _mended_flac(data: bytes | mmap) -> bytes:
-    """Write the number of samples that the last frame tells into STREAMINFO, where that is 0 or another."""
+    """Write the number of samples that the last frame implies into STREAMINFO, if that has 0 or another number."""
     total = _flac_samples(data)
     packed = unpack_from(">Q", data, 18)[0] if len(data) >= 42 else 0
     if total is None or packed % 2**36 == total:
@@ -106,7 +106,7 @@ def _mended_flac(data: bytes | mmap) -> bytes:
 
 
 def _flac_samples(data: bytes | mmap) -> int | None:
-    """Count a stream's samples by its last frame; None where no frame is found. Source: RFC 9639, section 9."""
+    """Count a stream's samples by its last frame; None if no frame is found. Source: RFC 9639, section 9."""
     at, last = 4, False
     while not last and at + 4 <= len(data):
         last, at = data[at] >= 0x80, at + 4 + int.from_bytes(data[at + 1 : at + 4], "big")
@@ -123,8 +123,8 @@ def _flac_samples(data: bytes | mmap) -> int | None:
 
 
 def _flac_frame(header: bytes) -> tuple[int, int] | None:
-    """Read a frame's number and its block's size; None where its checksum says that it is none."""
-    extra = max(0, 7 - (header[4] ^ 0xFF).bit_length())  # a number is written as UTF-8 writes a letter
+    """Read a frame's number and its block's size; None if its checksum says that it is not a frame."""
+    extra = max(0, 7 - (header[4] ^ 0xFF).bit_length())  # a number is encoded as UTF-8 encodes a letter
     number = header[4] & (0x3F >> extra if extra else 0x7F)
     for byte in header[5 : 5 + extra]:
         number = number << 6 | byte & 0x3F
@@ -169,7 +169,7 @@ def _mp3(data: bytes | mmap) -> list[int]:
         if data[at + tag : at + tag + 4] in (b"Xing", b"Info"):
             starts += surplus[:1] if len(surplus) >= SURPLUS else []
             starts += [at] if left is not None or at > starts[-1] + 4096 else []
-            told = data[at + tag + 4 : at + tag + 12]  # flags, and where the first is set a count
+            told = data[at + tag + 4 : at + tag + 12]  # flags, and a count if the first is set
             left = int.from_bytes(told[4:], "big") if len(told) == 8 and told[3] & 1 else None
             surplus = []
         elif left == 0:
@@ -181,7 +181,7 @@ def _mp3(data: bytes | mmap) -> list[int]:
 
 
 def _mp3_frame(data: bytes | mmap, at: int) -> tuple[int, int]:
-    """Read a layer III frame's length, and where in it a count of frames would stand; (0, 0) where there is none."""
+    """Read a layer III frame's length, and where in it a count of frames would be; (0, 0) if it is not a frame."""
     a, b, c, d = data[at : at + 4].ljust(4, b"\0")
     version, rate = b >> 3 & 3, c >> 2 & 3
     if a != 0xFF or b & 0xE6 != 0xE2 or version == 1 or rate == 3 or c >> 4 in (0, 15):

@@ -21,7 +21,7 @@ COMMON |= {"warmup_steps", "weight_decay", "gradient_checkpointing", "dataloader
 
 
 class Unasked(int):
-    """The default of a number option, which one that was typed can be told from."""
+    """The default of a number option, distinguishable from the same number typed by a user."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,7 +117,7 @@ def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tup
         raise AqaError(f'--lora_r must be a positive integer or "none", got {run.lora_r!r}.')
     run.lora_r = run.lora_r and int(run.lora_r)
     if run.lora_r and run.train_parts != [*PARTS]:
-        raise AqaError("--train_parts has no effect with --lora_r: the adapters alone learn; leave one of them out.")
+        raise AqaError("--train_parts has no effect with --lora_r: only adapters are trained; leave out one of them.")
     try:
         run.columns = run.columns and mapping(run.columns)
         return run, config(**made)
@@ -126,7 +126,7 @@ def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tup
 
 
 def _steps(args: argparse.Namespace) -> int:
-    """Return the steps that are asked for, -1 where epochs are; raises AqaError where both are."""
+    """Return the steps asked for, or -1 if epochs are; raises AqaError if both are."""
     if args.num_train_epochs is None:
         return int(args.max_steps)
     if not isinstance(args.max_steps, Unasked):
@@ -139,10 +139,10 @@ def _steps(args: argparse.Namespace) -> int:
 
 
 def _settle_held_out(run: TrainArguments, scale: scales.Scale, strategy: str) -> None:
-    """Settle which questions rank the checkpoints; raises AqaError for contradictions and empty parts."""
+    """Settle which questions rank the checkpoints; raises AqaError for contradictions and empty splits."""
     own = run.held_out == str(scale.held_out)
     if own and (run.train != str(scale.train) or run.held_out_fraction is not None):
-        run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
+        run.held_out = None  # the scale's held-out questions belong to its own training questions only
     fraction, run.held_out_fraction = run.held_out_fraction, run.held_out_fraction or scale.held_out_fraction
     if fraction is None:
         return

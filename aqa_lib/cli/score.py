@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tries",
         metavar="KEY",
-        help="take FILEs as tries of one model, and say by this field (question_relation) what it never gets right",
+        help="treat FILEs as tries by one model, and count by this field (question_relation) what it never gets right",
     )
 
 

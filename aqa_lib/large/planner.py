@@ -54,7 +54,7 @@ def qwen2_audio_7b() -> Qwen2AudioConfig:
 
 
 def qwen2_5_omni(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int) -> Qwen2_5OmniThinkerConfig:
-    """Return the sizes of a Qwen2.5-Omni thinker, whose two releases differ in the language model's alone."""
+    """Return the sizes of a Qwen2.5-Omni thinker, whose two releases differ only in the language model's."""
     return Qwen2_5OmniThinkerConfig(
         audio_config={"output_dim": hidden},
         vision_config={"hidden_size": 1280, "out_hidden_size": hidden},

@@ -121,7 +121,7 @@ def progress(
     last: int,
     held_out: int = 0,
 ) -> Figure:
-    """Plot curves of a run that is under way in one row. metrics: steps and values by name; panels: name to label.
+    """Plot the curves of a run in progress in one row. metrics: steps and values by name; panels: name to label.
 
     last: the step that the run will end with. held_out: number of held-out questions, for 95 % intervals.
     """

@@ -73,7 +73,7 @@ def pulls() -> str:
 
 
 def tries() -> str:
-    """Write what a trained model answered to its training questions, asked several times: `unheard.json`."""
+    """Format what a trained model answered to its training questions, asked several times: `unheard.json`."""
     file = RESULTS / "unheard.json"
     if not file.exists():
         return "(not run)"

@@ -1,10 +1,10 @@
 """Look for labels that cannot be heard: what a trained model answers when a question is asked several times.
 
-`evaluate --decoding sample, once a seed -> [unheard]`. AVQA's answers were written by people who watched the video, and
-how many of them cannot be heard is unknown. Two signs show without anybody listening. A label that contradicts the
+`evaluate --decoding sample, once per seed -> [unheard]`. AVQA's answers were written by people who watched the video,
+and how many of them cannot be heard is unknown. Two signs show without anybody listening. A label that contradicts the
 sound is one that a trained model never gives, however often it is asked. A label that the sound says nothing about is
-given about as often as by chance, so hardly ever wrong in all tries, but right in few. In the tiny world, where the
-truth is known, both signs hold (`data/results/unheard.json`). Both overcount: a question may simply be too hard.
+given about as often as chance would have it: hardly ever wrong in all tries, but right in few. In the tiny world, where
+the truth is known, both signs hold (`data/results/unheard.json`). Both overcount: a question may simply be too hard.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from .scoring import Rate
 
 @dataclass(frozen=True)
 class Tries:
-    """What became of some questions. never: those that no try got right; right: percent of all tries, and bounds."""
+    """How some questions fared. never: those that no try got right; right: percent of all tries, with bounds."""
 
     never: Rate
     right: tuple[float, float, float]
@@ -31,15 +31,15 @@ def tries(runs: Sequence[Predictions], key: str = "question_relation", rule: str
     """Sum up several tries by the group that `key` names, and under "all" together.
 
     runs: one model's, on the same questions, sampled with different seeds. Intervals are over questions. Raises
-    PredictionsError for fewer than two runs, for runs that sampled alike, and for questions without the key.
+    PredictionsError for fewer than two runs, for runs sampled with the same seed, and for questions without the key.
     """
     if len(runs) < 2:
-        raise PredictionsError("one file is one try: give several, sampled with different seeds.")
+        raise PredictionsError("one file is only one try: give several, sampled with different seeds.")
     seeds = [run.settings.get("seed") for run in runs]
     if None in seeds or len(set(seeds)) < len(seeds):
         raise PredictionsError(
-            f"the files' sampling seeds are {', '.join(map(str, seeds))}: make each with --decoding sample and a "
-            "--seed of its own; the same answers twice are one try."
+            f"the files' sampling seeds are {', '.join(map(str, seeds))}: make each with --decoding sample and its "
+            "own --seed; the same answers twice are only one try."
         )
     right = paired(runs, rule).mean(0)  # (n,)
     groups = {row["id"]: group(row, key) for row in runs[0].rows}
@@ -51,7 +51,7 @@ def tries(runs: Sequence[Predictions], key: str = "question_relation", rule: str
 
 
 def _summed(share: np.ndarray) -> Tries:
-    """Sum up (n,) shares of right tries, one a question."""
+    """Sum up (n,) shares of right tries, one per question."""
     unbounded = (100 * float(share[0]), float("nan"), float("nan"))
     over = stats.over_questions(100 * share) if len(share) > 1 else unbounded
     return Tries(Rate(int((share == 0).sum()), len(share)), over)

@@ -1,8 +1,8 @@
 """Refuse options that would change nothing here, and numbers that mean nothing: every option is honoured or refused.
 
 `[refusals] -> training.checks`. The configs inherit over a hundred options of transformers and TRL, written for other
-trainers. What a person sets and this package does not read ends in a sentence, before transformers looks at it;
-tests/training/test_refusals.py goes over all of them, so that a new release's options are decided on too.
+trainers. Whatever a person sets and this package does not read ends in a sentence, before transformers looks at it;
+tests/training/test_refusals.py goes over all of them, so that a new release's options get decided on too.
 """
 
 import math
@@ -11,17 +11,17 @@ from dataclasses import MISSING, Field, fields
 from ..runtime.errors import AqaError
 
 SCORED = "held-out questions are answered, and their replies scored"
-ORDER = "the order of the questions depends on the seed alone, so that GRPO and SFT see the same"
+ORDER = "the order of the questions depends only on the seed, so that GRPO and SFT see the same"
 PARTS = "the parts of the model are run one by one, never its own forward"
-AVERAGED = "gradients are averaged once a step, without DistributedDataParallel"
+AVERAGED = "gradients are averaged once per step, without DistributedDataParallel"
 TEXT = "questions are encoded with their clips, as the model's own template says"
-UPLOAD = "nothing is uploaded; when the run is done, send its folder by `hf upload`"
-STATES = "a resumed run takes up exactly where it was left"
+UPLOAD = "nothing is uploaded; when the run is done, send its folder with `hf upload`"
+STATES = "a resumed run continues exactly where it stopped"
 
 NO_EFFECT = {  # option: why any other value than its default would change nothing, or break the run
     **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "prediction_loss_only", "label_names"), SCORED),
     **dict.fromkeys(("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"), SCORED),
-    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), f"{SCORED} in the precision of the training"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), f"{SCORED} in the precision of training"),
     **dict.fromkeys(("eval_packing", "do_predict"), SCORED),
     **dict.fromkeys(("train_sampling_strategy", "length_column_name", "shuffle_dataset", "group_by_length"), ORDER),
     **dict.fromkeys(("accelerator_config", "dataloader_in_order", "dataloader_multiprocessing_context"), ORDER),
@@ -31,14 +31,14 @@ NO_EFFECT = {  # option: why any other value than its default would change nothi
     **dict.fromkeys(("ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"), AVERAGED),
     "ddp_static_graph": AVERAGED,
     "average_tokens_across_devices": "the loss is always the mean over all devices",
-    **dict.fromkeys(("deepspeed", "parallelism_config"), "models are sharded by --fsdp alone"),
+    **dict.fromkeys(("deepspeed", "parallelism_config"), "models are sharded only by --fsdp"),
     **dict.fromkeys(("packing", "packing_strategy", "padding_free", "pad_to_multiple_of", "truncation_mode"), TEXT),
     **dict.fromkeys(("chat_template_path", "eos_token", "pad_token", "dataset_text_field", "dataset_num_proc"), TEXT),
     **dict.fromkeys(("max_length", "dataset_kwargs", "remove_unused_columns"), TEXT),
-    "assistant_only_loss": "the answer alone is learned in any case",
-    "label_smoothing_factor": "the loss knows no smoothing",
+    "assistant_only_loss": "only the answer is learned in any case",
+    "label_smoothing_factor": "the loss has no smoothing",
     "router_aux_loss_coef": "no model here has experts",
-    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "the model is loaded before, by --model"),
+    **dict.fromkeys(("model_init_kwargs", "trust_remote_code"), "the model is already loaded, by --model"),
     "optim_target_modules": "the optimizers that need it do not work here",
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push"), UPLOAD),
     **dict.fromkeys(("hub_revision", "hub_token"), UPLOAD),
@@ -69,14 +69,14 @@ LEAST = {  # option: its smallest value
     **dict.fromkeys(("save_total_limit", "torch_empty_cache_steps"), 1),
     "checkpoint_above": 0,
 }
-OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # optimizers that want to make the parameter groups themselves
+OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # optimizers that make the parameter groups themselves
 NO_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # optimizers for which transformers reads no optim_args
 
 
 def refuse_options(args) -> None:
     """Raise AqaError for the first option of a config that would be ignored or means nothing.
 
-    Called before transformers' `__post_init__`, which fills options in.
+    It is called before transformers' `__post_init__`, which fills in options.
     """
     refuse_not_finite(args)
     for option in fields(args):
@@ -96,7 +96,7 @@ def refuse_options(args) -> None:
 
 
 def refuse_not_finite(args) -> None:
-    """Raise AqaError for an option that is NaN or infinite: it would leave weights that are."""
+    """Raise AqaError for an option that is NaN or infinite: it would make the weights so."""
     for option in fields(args):
         value = getattr(args, option.name)
         for number in value if isinstance(value, list | tuple) else [value]:
@@ -105,7 +105,7 @@ def refuse_not_finite(args) -> None:
 
 
 def _together(args) -> list[tuple[bool, str]]:
-    """List what is wrong only of options together."""
+    """List the options that are wrong only in combination."""
     epochs = {option.name: _default(option) for option in fields(args)}["num_train_epochs"]
     optim, kwargs = str(getattr(args.optim, "value", args.optim)), _kwargs(args)
     odd = sorted(set(args.fsdp_config or ()) - {"cpu_offload"}) if isinstance(args.fsdp_config, dict) else []
@@ -122,13 +122,13 @@ def _together(args) -> list[tuple[bool, str]]:
         (args.memory is not None and args.memory <= 0, f"memory is {args.memory}: it must be above 0 GB."),
         (max(args.adam_beta1, args.adam_beta2) >= 1, "adam_beta1 and adam_beta2 must be below 1."),
         (max(args.seed, args.data_seed or 0) >= 2**32, "seed and data_seed must be below 2**32."),
-        (optim.startswith(OWN_GROUPS), f"optim {optim} does not work with a learning rate a part; choose another."),
+        (optim.startswith(OWN_GROUPS), f"optim {optim} does not work with one learning rate per part; choose another."),
         (
             bool(args.optim_args) and (optim in NO_ARGS or args.master not in ("auto", "fp32")),
             f"optim_args has no effect with optim {optim}, master {args.master}; leave it out.",
         ),
-        ("every_n_layers" in kwargs, "every_n_layers has no effect here: all layers of a pass recompute, or none."),
-        (getattr(args, "completion_only_loss", None) is False, "completion_only_loss: the answer alone is learned."),
+        ("every_n_layers" in kwargs, "every_n_layers has no effect here: all layers in a pass recompute, or none."),
+        (getattr(args, "completion_only_loss", None) is False, "completion_only_loss: only the answer is learned."),
         (
             bool(args.torch_empty_cache_steps) and hasattr(args, "num_generations"),
             "torch_empty_cache_steps has no effect in GRPO; leave it out.",

@@ -45,9 +45,9 @@ def test_only_what_every_try_gets_wrong_is_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "key", "message"),
     [
-        ({"seeds": (3,)}, "question_relation", "one file is one try"),
+        ({"seeds": (3,)}, "question_relation", "one file is only one try"),
         ({"seeds": (3, 3)}, "question_relation", "the files' sampling seeds are 3, 3: make each with"),
-        ({"seeds": (None, 3)}, "question_relation", "the same answers twice are one try"),
+        ({"seeds": (None, 3)}, "question_relation", "the same answers twice are only one try"),
         ({"relations": [""] * 5}, "question_relation", "no row has 'question_relation'"),
         ({}, "colour", "no row has 'colour'; name a field"),
     ],
