@@ -6,9 +6,11 @@ tokens are those of the answer's text: now and then a model writes the same text
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from statistics import stdev
 
 import ipywidgets as widgets
 import torch
@@ -32,7 +34,7 @@ LEFT = 'style="text-align: left; vertical-align: top"'  # Jupyter's tables are f
 def step_through(
     run: str | Path, questions: Sequence[Question], before: nn.Module, after: nn.Module, processor
 ) -> "Steps":
-    """Show the groups of answers that a GRPO run kept: a slider in a notebook, three of them on a page.
+    """Show the groups of answers that a GRPO run kept: a slider in a notebook, a few of them on a page.
 
     run: the training's folder. questions: those it was trained on. before, after: the base and the trained model.
     Raises AqaError where the run has kept no answers.
@@ -60,8 +62,10 @@ class Steps:
         return data | {"text/html": self.static()}
 
     def static(self) -> str:
-        """Write the first, the middle and the last group, for a page that has no kernel."""
-        places = dict.fromkeys((0, len(self.rows) // 2, len(self.rows) - 1))
+        """Write a few groups for a page that has no kernel: first, middle and last, and whose rewards differ most."""
+        last = len(self.rows) - 1
+        spread = max(range(1, last + 1), key=lambda place: stdev(self.rows[place]["rewards"]), default=0)
+        places = sorted({0, spread, (last + 1) // 2, last})
         return "".join(
             f"<details{'' if place else ' open'}><summary>Step {self.rows[place]['step'] + 1}</summary>"
             f"{self.page(place)}</details>"
@@ -69,26 +73,25 @@ class Steps:
         )
 
     def write(self, place: int) -> str:
-        """Write a group as HTML: the question, its clip, and a line for each answer."""
+        """Write a group as HTML: the question, its clip, and a line for each answer, with how often it came."""
         row = self.rows[place]
         about = f"{row['question']} {' / '.join(row['choices'])}"
-        head = (
-            f"<p><small>Step {row['step'] + 1}</small><br><strong>{html(about)}</strong>"
-            f" &#183; right: <em>{html(row['answer'])}</em></p>"
-        )
+        head = f"<p><strong>{html(about)}</strong> &#183; right: <em>{html(row['answer'])}</em></p>"
         if (question := self.questions.get(row["id"])) is None:
             return _page(head, "<p>This question is not among those given, so nobody can be asked.</p>")
+        advantages = group_advantages(torch.tensor([row["rewards"]]), self.scale)[0].tolist()
+        answers = Counter(zip(row["completions"], row["rewards"], advantages, strict=True))
         try:
             clip = audio.load(question.audio, question.meta.get("start"), question.meta.get("end"))
-            tokens, *logps = self.probabilities(question, row["completions"])
+            tokens, *logps = self.probabilities(question, [text for text, _, _ in answers])
         except audio.AudioError as error:
             return _page(head, f"<p>{html(error)}</p>")
-        advantages = group_advantages(torch.tensor([row["rewards"]]), self.scale)[0].tolist()
         lines = "".join(
-            f"<tr><td {LEFT}>{reward:g}</td><td {LEFT}>{advantage:+.2f}</td><td {LEFT}>{_answer(*parts)}</td></tr>"
-            for reward, advantage, *parts in zip(row["rewards"], advantages, tokens, *logps, strict=True)
+            f"<tr><td {LEFT}>{times}</td><td {LEFT}>{reward:g}</td><td {LEFT}>{advantage:+.2f}</td>"
+            f"<td {LEFT}>{_answer(*parts)}</td></tr>"
+            for ((_, reward, advantage), times), *parts in zip(answers.items(), tokens, *logps, strict=True)
         )
-        names = "".join(f'<th scope="col" {LEFT}>{name}</th>' for name in ("reward", "advantage", "answer"))
+        names = "".join(f'<th scope="col" {LEFT}>{name}</th>' for name in ("times", "reward", "advantage", "answer"))
         table = f"<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
         return _page(head, show.player(clip), table, f"<p><small>{LEGEND}</small></p>")
 
