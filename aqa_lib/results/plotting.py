@@ -121,14 +121,17 @@ def progress(
     last: int,
     held_out: int = 0,
 ) -> Figure:
-    """Plot the curves of a run in progress in one row. metrics: steps and values by name; panels: name to label.
+    """Plot the curves of a run in progress, two a row. metrics: steps and values by name; panels: name to label.
 
     last: the step that the run will end with. held_out: number of held-out questions, for 95 % intervals.
     """
     with rc_context(STYLE):
-        figure = Picture(figsize=(10, 2.2), layout="constrained")
-        axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
-        for axis, (name, label) in zip(axes, panels.items(), strict=False):
+        rows = max(-(-len(panels) // 2), 1)
+        figure = Picture(figsize=(6, 1.9 * rows), layout="constrained")  # legible on a narrow page too
+        axes = figure.subplots(rows, 2, squeeze=False)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
             steps, values = (np.asarray(part) for part in metrics[name])
             _line(axis, steps, values, "", METHOD_COLOURS["grpo"], held_out if name == "eval_accuracy" else 0)
             axis.set(xlim=(-0.03 * last, 1.03 * last), xlabel="optimizer step", ylabel=label)
