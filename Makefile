@@ -27,8 +27,12 @@ demo: .venv/.package  ## train the embedded model with GRPO, and show it before 
 test: .venv/.test  ## run the unit tests, the doctests and the tests of the whole repository
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile aqa_lib tests $(ARGS)
 
-lab: .venv/.test  ## open the course in JupyterLab, at the repository's root, so that all its links work
-	.venv/bin/jupyter lab $(ARGS) notebooks/00_tour.ipynb --ServerApp.root_dir=.
+# Copies, so that running a notebook changes no file of the repository; one that is there already is left as it is.
+lab: .venv/.test  ## open your copies of the notebooks, in workbook/, in JupyterLab
+	@mkdir -p workbook/figures && cp notebooks/figures/* workbook/figures/ && cp notebooks/*.png workbook/
+	@for file in notebooks/*.ipynb; do copy=workbook/$${file##*/}; test -e $$copy || cp $$file $$copy; done
+	@echo "Your copies are in workbook/; delete one, and the next 'make lab' brings back the course's own."
+	.venv/bin/jupyter lab $(ARGS) workbook/00_tour.ipynb --ServerApp.root_dir=.
 
 cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with the libraries of the cuda extra
 	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/large/test_masters.py aqa_lib/tests/large/test_four_bit.py $(ARGS)

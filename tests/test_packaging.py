@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -149,6 +150,46 @@ def test_ci_runs_lint_and_the_test_command():
     lines = script.read_text().splitlines()
     assert "make lint" in lines and "make test" in lines
     subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_lab_opens_copies_and_keeps_those_that_were_written_in(tmp_path):
+    for name in ("Makefile", "environment.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    jupyter = tmp_path / ".venv/bin/jupyter"
+    jupyter.parent.mkdir(parents=True)
+    jupyter.write_text('#!/bin/sh\necho "$@"\n')
+    jupyter.chmod(0o755)
+    for stamp in (".python", ".pins", ".torch", ".package", ".test"):  # as after an installation
+        (tmp_path / ".venv" / stamp).touch()
+    made = make("lab", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1] == "lab workbook/00_tour.ipynb --ServerApp.root_dir=."
+    copies, own = tmp_path / "workbook", tmp_path / "notebooks"
+    names = {str(path.relative_to(own)) for path in own.rglob("*") if path.suffix in (".ipynb", ".svg", ".png")}
+    assert {str(path.relative_to(copies)) for path in copies.rglob("*") if path.is_file()} == names
+    mine = copies / "03_grpo_training.ipynb"
+    mine.write_text("my answers")
+    (copies / "00_tour.ipynb").unlink()
+    assert make("lab", folder=tmp_path).returncode == 0
+    assert mine.read_text() == "my answers" and (copies / "00_tour.ipynb").is_file()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert "/workbook/" in ignored
+
+
+def test_binder_and_codespaces_install_what_is_tested():
+    build = ROOT / ".binder" / "postBuild"
+    assert os.access(build, os.X_OK)
+    subprocess.run(["bash", "-n", build], check=True)
+    (pattern,) = re.findall(r"sed -n '(.*)' environment.yml", build.read_text())
+    read = ["sed", "-n", pattern, ROOT / "environment.yml"]
+    found = subprocess.run(read, check=True, capture_output=True, text=True).stdout.split()
+    assert {canonicalize_name(name): version for name, version in (pin.split("==") for pin in found)} == pins()
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    target = container["postCreateCommand"].removeprefix("make ")
+    assert f"{target}:" in (ROOT / "Makefile").read_text()
+    python = (ROOT / ".binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert container["image"] == f"python:{python}" and f"python={python} " in (ROOT / "environment.yml").read_text()
 
 
 def test_licence_is_apache():

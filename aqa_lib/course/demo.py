@@ -9,7 +9,10 @@ import shutil
 import time
 from pathlib import Path
 
-from .. import predictions, scale
+import numpy as np
+
+from .. import audio, predictions, scale
+from ..dataset import Question
 from ..escape import markdown
 from ..results import plotting, scoring
 from ..runtime import checkpoints, files
@@ -19,7 +22,8 @@ MARK, SAYS = "demo.json", '{"written by": "python -m aqa_lib demo, which deletes
 ASKED = ("base.jsonl", "base.silent.jsonl", "grpo.jsonl")
 WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps next to them
     *ASKED, *(f"{name}.meta.json" for name in ASKED),
-    *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "scores.json", "curves.png"),
+    *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json"),
+    *("table.md", "scores.json", "example.json", "curves.png"),
     *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
 )  # fmt: skip
 
@@ -27,9 +31,9 @@ WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a
 def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """Train the scale's model with GRPO and return the table of before and after.
 
-    Writes predictions, the trained model, `table.md`, `scores.json` and `curves.png` to `output_dir`, over those of an
-    earlier demonstration, whose `demo.json` says what it wrote. options: of `GRPOConfig`. Raises FileExistsError for a
-    folder that holds anything else.
+    Writes predictions, the trained model, `table.md`, `scores.json`, `example.json` and `curves.png` to `output_dir`,
+    over those of an earlier demonstration, whose `demo.json` says what it wrote. options: of `GRPOConfig`. Raises
+    FileExistsError for a folder that holds anything else.
     """
     start, output_dir = time.monotonic(), Path(output_dir)
     clear(output_dir)
@@ -54,6 +58,8 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     minutes = round((time.monotonic() - start) / 60, 1)
     made = {"seed": seed, "minutes": minutes, "scores": scores, "environment": files.environment()}
     (output_dir / "scores.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    shown = example(output_dir, questions.test)
+    (output_dir / "example.json").write_text(json.dumps(shown) + "\n", encoding="utf-8")
     gain = tuned.strict.percent - base.strict.percent
     return (
         f"{text}\n{gain:+.1f} points in {(time.monotonic() - start) / 60:.1f} minutes; "
@@ -65,6 +71,24 @@ def figures(report: scoring.Report) -> dict:
     """Return a report's scores as plain numbers: by task, the average, and replies in tags."""
     by_task = {task: rates["strict"].to_dict() for task, rates in report.by["task"].items()}
     return by_task | {"average": report.strict.to_dict(), "tags": report.tagged.to_dict()}
+
+
+def example(folder: Path, asked: list[Question], columns: int = 60, bands: int = 16) -> dict | None:
+    """Pick the first "What do you hear" that training made right: its replies before and after, and its clip's mel.
+
+    mel: (bands, columns), 0 to 9 over the loudest 40 dB, low frequencies first. None where no question was put right.
+    """
+    before, after = (predictions.read(folder / name) for name in ("base.jsonl", "grpo.jsonl"))
+    by_id = {question.id: question for question in asked}
+    for old, new in zip(before.rows, after.rows, strict=True):
+        if new["question"].startswith("What do you hear") and new["correct"] and not old["correct"]:
+            mel = audio.log_mel(audio.load(by_id[new["id"]].audio).wave, 80).numpy()
+            mel = mel[:, : mel.shape[1] // columns * columns].reshape(bands, 80 // bands, columns, -1).mean((1, 3))
+            levels = np.clip((mel - mel.max() + 1) * 9, 0, 9).round().astype(int)  # 1 is 40 dB
+            kept = {key: new[key] for key in ("id", "question", "choices", "answer")}
+            replies = {"before": old["model_output"], "after": new["model_output"], "mel": levels.tolist()}
+            return kept | replies | {"environment": after.meta["environment"]}
+    return None
 
 
 def clear(folder: Path) -> None:

@@ -7,12 +7,13 @@ picture outlives a change of them.
 
 import argparse
 import html
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .. import audio, reward
+from .. import audio, reward, scale
 from ..large.planner import qwen2_audio_7b
 from ..predictions import CONTROLS, Predictions
 from ..results import causes, mmau
@@ -21,6 +22,7 @@ from . import render
 from .drawing import SMALL, WIDTH, Drawing, wrap
 
 FOLDER = render.FOLDER / "figures"
+EXAMPLE = scale.ROOT / "data" / "results" / "example.json"  # of `make demo`
 
 
 def course() -> Drawing:
@@ -43,6 +45,42 @@ def course() -> Drawing:
     picture.description = "Eight notebooks in five stages. " + " ".join(
         f"{name}: " + ", ".join(f"{render.COURSE[n].name[:2]} {render.COURSE[n].title}" for n in chapters) + "."
         for name, chapters in rows
+    )
+    return picture
+
+
+def _mel(picture: Drawing, levels: np.ndarray, left: float, top: float, wide: float, high: float) -> None:
+    """Shade a mel, (bands, columns) from 0 to 1, low bands first, in cells of `wide` by `high` units."""
+    columns = levels.shape[1]
+    for band, row in enumerate(levels[::-1]):
+        start = 0
+        for column in range(1, columns + 1):  # runs of one level make one rectangle
+            if column == columns or row[column] != row[start]:
+                if row[start]:
+                    size = {"x": left + wide * start, "width": wide * (column - start), "height": high + 0.1}
+                    shade = {"opacity": row[start]}
+                    picture.add("rect", "blue-solid", y=top + high * band, **size, **shade)
+                start = column
+
+
+def before_after() -> Drawing:
+    """Show one question, its clip, and the replies before and after training: `data/results/example.json`."""
+    made = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    mel = np.array(made["mel"])
+    picture = Drawing("One question, before and after GRPO", "", 236)
+    picture.rectangle(16, 16, 232, 100, "blue", 4, 1)
+    _mel(picture, mel / 9, 18, 18, 228 / mel.shape[1], 96 / mel.shape[0])
+    picture.text(132, 134, "the clip, as the model sees it", size=SMALL, anchor="middle")
+    picture.lines(268, 36, wrap(made["question"], 276), kind="bold")
+    for place, choice in enumerate(made["choices"]):
+        picture.text(268, 62 + 19 * place, choice, hue="green" if choice == made["answer"] else "")
+    for place, (name, hue) in enumerate((("before", "grey"), ("after", "green"))):
+        y = 148 + 40 * place
+        picture.text(16, y + 22, f"{name} training", "bold")
+        picture.box(130, y, 414, 32, made[name], hue=hue, head="mono", size=SMALL)
+    picture.description = (
+        f"{made['question']} The choices: {', '.join(made['choices'])}. Before training the model replies "
+        f"{made['before']!r}, after it {made['after']!r}."
     )
     return picture
 
@@ -80,16 +118,8 @@ def hearing() -> Drawing:
         x = left + 1 + 2.2 * place
         picture.line(x, 50 - 24 * peak - 0.5, x, 50 + 24 * peak + 0.5, hue="blue", thick=1.4)
     picture.rectangle(left - 1, 101, 222, 60, "blue", 2, 1)
-    levels = ((mel - mel.min()) / (mel.max() - mel.min()) * 5).round()
-    for band, row in enumerate(levels):
-        start = 0
-        for column in range(1, 41):  # runs of one level make one rectangle
-            if column == 40 or row[column] != row[start]:
-                shade, x, wide = int(row[start]), left + 5.5 * start, 5.5 * (column - start)
-                if shade:
-                    extra = {"opacity": shade / 5}
-                    picture.add("rect", "blue-solid", x=x, y=103 + 3.5 * (15 - band), width=wide, height=3.6, **extra)
-                start = column
+    levels = np.asarray((mel - mel.min()) / (mel.max() - mel.min()) * 5).round() / 5
+    _mel(picture, levels, left, 103, 5.5, 3.5)
     picture.box(
         left,
         20 + 2 * high,
@@ -320,6 +350,7 @@ def errors() -> Drawing:
 
 FIGURES: dict[str, Callable[[], Drawing]] = {
     "course": course,
+    "before_after": before_after,
     "hearing": hearing,
     "rewards": rewards,
     "grpo_cycle": learning.cycle,

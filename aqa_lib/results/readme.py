@@ -37,6 +37,13 @@ def demo() -> str:
     )
 
 
+def gaps() -> str:
+    """Write GRPO minus SFT at each share of wrong labels as one sentence: `dose.jsonl`."""
+    rows = dose.points(dose.read(RESULTS / "dose.jsonl"), "wrong")
+    found = ", ".join(f"{row['GRPO - SFT']} with {100 * float(row['wrong']):g} %" for row in rows)
+    return f"GRPO minus SFT at learning rate 1e-4, points [95 %]: {found} wrong labels."
+
+
 def study() -> str:
     """Format the study's rows and the verdicts on the paper's findings: `study.json`."""
     file = RESULTS / "study.json"
@@ -48,14 +55,15 @@ def study() -> str:
     for row in made["means"]:
         mean, low, high = row["mean"]
         seeds = ", ".join(f"{seed:.1f}" for seed in row["seeds"])
-        lines.append(f"| {row['name']} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seeds} |")
+        name = row["name"].replace("base-", "base, prompt ")
+        lines.append(f"| {name} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seeds} |")
     lines += ["", "| the paper finds | here, points [95 %] | p, corrected | verdict |", "|---|---|---|---|"]
     for row in made["findings"]:
         points = f"{row['points']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
         p = "below 0.001" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.2g}"
         lines.append(f"| {row['claim']} | {points} | {p} | {row['verdict']} |")
     rates = ", ".join(f"{row} {rate:g}" for row, rate in made["rates"].items())
-    return "\n".join([*lines, "", f"Learning rates that held-out questions chose: {rates}."])
+    return "\n".join([*lines, "", f"Learning rates: {rates}."])
 
 
 def pulls() -> str:
@@ -92,6 +100,7 @@ def blocks() -> dict[str, str]:
     rows = dose.read(RESULTS / "dose.jsonl")
     return {
         "demo": demo(),
+        "gaps": gaps(),
         "dose": dose.table(dose.points(rows, "wrong")),
         "rate": dose.table(dose.points(rows, "rate")),
         "steps": dose.table(dose.points(rows, "steps")),
