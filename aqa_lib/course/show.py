@@ -71,12 +71,12 @@ def listen(clips: Mapping[str, Clip]) -> HTML:
 
 
 def table(rows: Sequence[Mapping], digits: int = 3) -> Markdown:
-    """Show rows with the same keys as a table.
+    """Show rows with the same keys as a table; a cell for None or nan stays empty.
 
-    >>> print(table([{"answer": "a|b", "reward": 1.0}]).data)
-    | answer | reward |
-    |---|---|
-    | a\\|b | 1 |
+    >>> print(table([{"answer": "a|b", "reward": 1.0, "tokens": 1120.0}]).data)
+    | answer | reward | tokens |
+    |---|---|---|
+    | a\\|b | 1 | 1,120 |
     """
     names = list(rows[0])
     lines = [f"| {' | '.join(_cell(name, digits) for name in names)} |", "|" + "---|" * len(names)]
@@ -85,8 +85,10 @@ def table(rows: Sequence[Mapping], digits: int = 3) -> Markdown:
 
 
 def _cell(value, digits: int) -> str:
+    if value is None or value != value:  # nan: there is no number
+        return ""
     if isinstance(value, float):
-        return f"{value:.{digits}g}"
+        return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     return escape.markdown(value)
 
 

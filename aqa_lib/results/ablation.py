@@ -23,7 +23,7 @@ from ..escape import figure as label_of
 from ..escape import markdown as text_of
 from ..predictions import Predictions
 from . import comparison, stats
-from .plotting import COLOURS, STYLE, Picture, read_metrics, smooth
+from .plotting import STYLE, Picture, colour_of, read_metrics, smooth
 from .scoring import data_version, judge
 from .thoughts import agreement, relation, thought
 
@@ -192,7 +192,7 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
         lines += ["| difference | points | p | p, corrected |", "|---" * 4 + "|"]
         for name, d, corrected in zip(names, pairs, stats.holm([d.p for d in pairs]), strict=True):
             points = comparison.interval((d.points, d.low, d.high), signed=True)
-            lines.append(f"| {name} | {points} | {d.p:.2g} | {corrected:.2g} |")
+            lines.append(f"| {name} | {points} | {stats.p_text(d.p)} | {stats.p_text(corrected)} |")
         lines += [""]
     lines += ["A thought names a choice that appears in it word for word. Times depend on the machine."]
     return "\n".join(lines) + "\n"
@@ -226,18 +226,20 @@ def _number(bounds: Bounds) -> str:
 def plot(arms: Sequence[Arm], path: str | Path | None = None, rule: str = "official") -> Figure:
     """Draw training curves, agreement, and accuracy by length of thought and by cost; saves to `path` if given."""
     with rc_context(STYLE | {"svg.hashsalt": "aqa_lib"}):  # the same files give the same bytes
-        figure = Picture(figsize=(13, 5.5), layout="constrained")
-        axes = figure.subplots(2, 4)
+        figure = Picture(figsize=(8, 10), layout="constrained")  # two in a row: legible on a narrow page
+        axes = figure.subplots(4, 2)
         panels = {label: label for label in CURVES if label != "groups of equal rewards"}
         panels |= {"accuracy reward": "accuracy reward (0 to 1)", "format reward": "format reward (0 to 1)"}
         panels |= {"group deviation": "deviation of the reward\nwithin a group", "answers cut": "answers cut (0 to 1)"}
         for axis, (label, words) in zip(axes.flat, panels.items(), strict=False):
-            for colour, arm in zip(COLOURS, arms, strict=False):
+            for place, arm in enumerate(arms):
+                colour = colour_of(arm.name, place)
                 logs = [read_metrics(folder / "metrics.csv") for folder in arm.folders]
                 _band(axis, _series(logs, label), arm.name, colour)
             axis.set(xlabel="optimizer step", ylabel=words)
         agrees, length, cost = axes.flat[5:8]
-        for colour, arm in zip(COLOURS, arms, strict=False):
+        for place, arm in enumerate(arms):
+            colour = colour_of(arm.name, place)
             _band(agrees, [s for folder in arm.folders if len((s := agreement_curve(folder))[0])], arm.name, colour)
             if groups := by_length(arm, rule=rule):
                 _points(length, [(a + b) / 2 for a, b, *_ in groups], [g[-1] for g in groups], arm.name, colour, "o-")

@@ -176,7 +176,8 @@ def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = Non
             bounds = [np.maximum(share - low, 0), np.maximum(high - share, 0)]
             label = f"{label_of(value)} (n = {n})"
             height = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(counts) - 0.5)  # side by side
-            axis.errorbar(share, height, xerr=bounds, fmt=marker, markersize=4, capsize=3, label=label)
+            style = {"fmt": marker, "color": plotting.colour_of(value, number), "markersize": 4, "capsize": 3}
+            axis.errorbar(share, height, xerr=bounds, label=label, **style)
         axis.set(xlabel="questions lost to the cause (percent)", xlim=(-1, None), yticks=range(len(names)))
         axis.set_yticklabels(names)
         axis.invert_yaxis()

@@ -115,7 +115,8 @@ class Comparison:
         for d in self.differences:
             points = interval((d.points, d.low, d.high), signed=True)
             verdict = "yes" if d.real else "no"
-            lines.append(f"| {markdown(d.a)} - {markdown(d.b)} | {points} | {d.p:.2g} | {d.p_holm:.2g} | {verdict} |")
+            p = f"{stats.p_text(d.p)} | {stats.p_text(d.p_holm)}"
+            lines.append(f"| {markdown(d.a)} - {markdown(d.b)} | {points} | {p} | {verdict} |")
         lines += ["", "Over questions: what other questions would change."]
         lines += ["Over seeds: what other seeds would change (Student's t)."]
         if self.differences:

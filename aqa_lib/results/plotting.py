@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -19,12 +20,18 @@ from . import stats
 if TYPE_CHECKING:
     from ..audio import Clip
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#777777")  # Okabe and Ito's
+INK = "#767B82"  # legible on white and on black: a page's theme shows through
 METHOD_COLOURS = {  # one colour per method, in every figure
     "base": "#777777", "sft": "#D55E00", "sft-lora": "#E69F00", "grpo": "#0072B2", "grpo-3": "#56B4E9",
     "sft-filtered": "#CC79A7", "raft": "#009E73", "dft": "#8C510A",
 }  # fmt: skip
 STYLE = {
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -41,9 +48,18 @@ class Picture(Figure):
     def _repr_png_(self) -> bytes:
         full, small = io.BytesIO(), io.BytesIO()
         self.savefig(full, format="png")
-        # 128 colours: a third of the bytes, as a committed notebook has to be small
-        Image.open(full).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+        # 128 colours, some of them see-through: a third of the bytes, as a committed notebook has to be small
+        few = Image.open(full).quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(small, "png", optimize=True)
         return small.getvalue()
+
+
+CARD, CHALK = "#161B22", "#C9D1D9"
+BOARD = STYLE | {  # JPEG cannot be see-through: a dark card, which suits a spectrogram in either theme
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), CARD),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), CHALK),
+    "axes.prop_cycle": cycler(color=["#56A9DC"]),
+}
 
 
 class Photograph(Figure):
@@ -53,6 +69,23 @@ class Photograph(Figure):
         file = io.BytesIO()
         self.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
         return file.getvalue()
+
+
+def colour_of(name: str, place: int) -> str:
+    """Give a method its own colour wherever a label names it, as in "GRPO, prompt 3"; other labels get one by place.
+
+    >>> colour_of("SFT LoRA", 0) == METHOD_COLOURS["sft-lora"], colour_of("a run", 1) == COLOURS[1]
+    (True, True)
+    """
+    patterns = {
+        "grpo-3": r"grpo(-|[ ,+]+prompt )3",
+        "sft-lora": "lora",
+        "grpo": "grpo",
+        "sft": "sft",
+        "base": r"\bbase",
+    }
+    found = (method for method, pattern in patterns.items() if re.search(pattern, name.lower()))
+    return METHOD_COLOURS.get(next(found, ""), COLOURS[place % len(COLOURS)])
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -103,9 +136,9 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
-            for colour, (run, metrics) in zip(cycle(COLOURS), read.items(), strict=False):
+            for place, (run, metrics) in enumerate(read.items()):
                 if name in metrics:
-                    _line(axis, *metrics[name], run, colour, held_out if name == "eval_accuracy" else 0)
+                    _line(axis, *metrics[name], run, colour_of(run, place), held_out if name == "eval_accuracy" else 0)
             axis.set(xlabel="optimizer step", ylabel=label)
         if len(runs) > 1:
             fullest = max(axes.flat, key=lambda axis: len(axis.get_legend_handles_labels()[1]))  # SFT has no rewards
@@ -168,11 +201,14 @@ def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: 
     """Draw tables of numbers as coloured squares on one scale, named by `label`. panels: title to (rows, columns)."""
     tables = {title: np.asarray(values, float) for title, values in panels.items()}
     low, high = min(t.min() for t in tables.values()), max(t.max() for t in tables.values())
+    colours = "cividis"
+    if low < 0 < high:  # which side of zero, such as an advantage, shows first
+        colours, low, high = "PuOr", -max(-low, high), max(-low, high)
     with rc_context(STYLE | {"axes.grid": False}):
         figure = Picture(figsize=(max(4.5, 3 * len(tables) + 1), 3.4), layout="constrained")
         axes = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
         for axis, (title, table) in zip(axes, tables.items(), strict=True):
-            image = axis.imshow(table, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            image = axis.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
             rows, columns = table.shape
             axis.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=0.5)
             axis.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.5)
@@ -191,7 +227,7 @@ def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
         axis = figure.subplots()
         for place, (colour, values) in enumerate(zip(cycle(COLOURS), groups.values(), strict=False)):
             axis.plot(values, [place] * len(values), "o", color=colour, alpha=0.5, markersize=5)
-            axis.plot([np.median(values)], [place], "|", color="black", markersize=16, markeredgewidth=2)
+            axis.plot([np.median(values)], [place], "|", color=INK, markersize=16, markeredgewidth=2)
         axis.set(xscale="log", xlabel=xlabel, yticks=range(len(groups)), yticklabels=[*map(label_of, groups)])
         axis.set_ylim(len(groups) - 0.5, -0.5)
     return figure
@@ -209,7 +245,7 @@ def sounds(clips: Mapping[str, "Clip"], num_mel_bins: int = 128) -> Figure:
     longest = max(clip.seconds for clip in clips.values())
     mels = [audio.log_mel(c.wave, num_mel_bins)[:, : audio.num_frames(len(c.wave))].numpy() for c in clips.values()]
     loudest = max(mel.max() for mel in mels)  # black: 2 below that, which is 80 dB, the floor of `log_mel`
-    with rc_context(STYLE | {"axes.grid": False, "figure.dpi": 100}):
+    with rc_context(BOARD | {"axes.grid": False, "figure.dpi": 100}):
         figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
         axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
         for (caption, clip), mel, wave, picture in zip(clips.items(), mels, *axes, strict=True):
@@ -253,7 +289,8 @@ def intervals(
     with rc_context(STYLE):
         figure = Picture(figsize=(7, 1 + len(rows) * (0.25 + 0.1 * len(series))), layout="constrained")
         axis = figure.subplots()
-        for number, (name, colour, marker) in enumerate(zip(series, cycle(COLOURS), cycle("osD^v"), strict=False)):
+        for number, (name, marker) in enumerate(zip(series, cycle("osD^v"), strict=False)):
+            colour = colour_of(name, number)
             shift = 0.15 * (number - (len(series) - 1) / 2)
             there = [(place + shift, row[name]) for place, row in enumerate(rows.values()) if name in row]
             mean, low, high = np.array([bounds for _, bounds in there], float).T
@@ -261,7 +298,7 @@ def intervals(
             style = {"fmt": marker, "color": colour, "markersize": 4, "capsize": 3}
             axis.errorbar(mean, [place for place, _ in there], xerr=spread, label=label_of(name), **style)
         for (name, value), dashes in zip((marks or {}).items(), cycle(("--", ":")), strict=False):
-            axis.axvline(value, color="#555555", linestyle=dashes, label=label_of(name))
+            axis.axvline(value, color=INK, linestyle=dashes, label=label_of(name))
         axis.set(xlabel=xlabel, yticks=range(len(rows)), yticklabels=[*map(label_of, rows)])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)

@@ -8,7 +8,7 @@ import json
 import re
 
 from .. import scale
-from . import dose
+from . import dose, stats
 
 RESULTS = scale.ROOT / "data" / "results"
 TASKS = ("sound", "music", "speech")
@@ -60,8 +60,7 @@ def study() -> str:
     lines += ["", "| the paper finds | here, points [95 %] | p, corrected | verdict |", "|---|---|---|---|"]
     for row in made["findings"]:
         points = f"{row['points']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
-        p = "below 0.001" if row["p_holm"] < 1e-3 else f"{row['p_holm']:.2g}"
-        lines.append(f"| {row['claim']} | {points} | {p} | {row['verdict']} |")
+        lines.append(f"| {row['claim']} | {points} | {stats.p_text(row['p_holm'])} | {row['verdict']} |")
     rates = ", ".join(f"{row} {rate:g}" for row, rate in made["rates"].items())
     return "\n".join([*lines, "", f"Learning rates: {rates}."])
 

@@ -23,7 +23,7 @@ from ..predictions import CONTROLS, Predictions, PredictionsError, group, meta_p
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
 from .paper import FINDINGS, THEIR_N, THEIRS, Theirs
-from .plotting import Picture
+from .plotting import COLOURS, INK, STYLE, Picture
 from .scoring import data_version, questions_of, score
 
 TASKS = ("sound", "music", "speech")
@@ -287,7 +287,7 @@ def claims(table: Table) -> list[str]:
         ours, p = NOT_RUN, ""
         if finding.ours:
             ours = interval((finding.ours.points, finding.ours.low, finding.ours.high), signed=True)
-            p = f"{finding.ours.p_holm:.2g}"
+            p = stats.p_text(finding.ours.p_holm)
         lines.append(f"| {finding.claim} | {theirs} | {ours} | {p} | {finding.verdict} |")
     lines += [
         "",
@@ -325,29 +325,30 @@ def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
     shown = [(table, [row for row in table.rows if row.figures]) for table in tables]
     shown = [(table, rows) for table, rows in shown if rows]
     heights = [len(rows) + 2 for _, rows in shown]
-    figure = Picture(figsize=(8, 0.3 * sum(heights)), layout="constrained")
-    axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for (table, rows), ax in zip(shown, axes, strict=True):
-        for whose, marker, colour, face in (
-            ("theirs", "s", "#777777", "white"),
-            ("ours", "o", "#0072B2", "#0072B2"),
-        ):
-            places = [(place, row) for place, row in enumerate(rows) if row.status == whose]
-            if not places:
-                continue
-            y, bounds = [place for place, _ in places], np.array([row.over_questions for _, row in places])
-            spread = [bounds[:, 0] - bounds[:, 1], bounds[:, 2] - bounds[:, 0]]
-            style = {"fmt": marker, "color": colour, "markerfacecolor": face, "capsize": 3}
-            ax.errorbar(bounds[:, 0], y, xerr=np.maximum(spread, 0), label=whose, **style)
-            seeds = [(value, place) for place, row in places if len(row.by_seed) > 1 for value in row.by_seed]
-            if seeds:
-                ax.scatter(*zip(*seeds, strict=True), s=14, color="#D55E00", zorder=3, label="one seed")
-        ax.set_yticks(range(len(rows)), [escape.figure(row.name) for row in rows])
-        ax.invert_yaxis()
-        ax.set(xlim=(0, 100), xlabel="right answers, percent (95 % interval over questions)")
-        ax.set_title(escape.figure(table.data))
-        ax.legend(loc="lower left", fontsize="small")
-        ax.grid(axis="x", alpha=0.3)
+    with rc_context(STYLE):
+        figure = Picture(figsize=(8, 0.3 * sum(heights)), layout="constrained")
+        axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for (table, rows), ax in zip(shown, axes, strict=True):
+            for whose, marker, colour, face in (
+                ("theirs", "s", INK, "none"),
+                ("ours", "o", COLOURS[0], COLOURS[0]),
+            ):
+                places = [(place, row) for place, row in enumerate(rows) if row.status == whose]
+                if not places:
+                    continue
+                y, bounds = [place for place, _ in places], np.array([row.over_questions for _, row in places])
+                spread = [bounds[:, 0] - bounds[:, 1], bounds[:, 2] - bounds[:, 0]]
+                style = {"fmt": marker, "color": colour, "markerfacecolor": face, "capsize": 3}
+                ax.errorbar(bounds[:, 0], y, xerr=np.maximum(spread, 0), label=whose, **style)
+                seeds = [(value, place) for place, row in places if len(row.by_seed) > 1 for value in row.by_seed]
+                if seeds:
+                    ax.scatter(*zip(*seeds, strict=True), s=14, color=COLOURS[1], zorder=3, label="one seed")
+            ax.set_yticks(range(len(rows)), [escape.figure(row.name) for row in rows])
+            ax.invert_yaxis()
+            ax.set(xlim=(-2, 102), xlabel="right answers, percent (95 % interval over questions)")
+            ax.set_title(escape.figure(table.data))
+            ax.legend(loc="lower left", fontsize="small")
+            ax.grid(axis="x", alpha=0.3)
     if path:
         with rc_context({"svg.hashsalt": "aqa_lib"}):  # the same rows give the same bytes
             figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)

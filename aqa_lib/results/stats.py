@@ -36,6 +36,15 @@ def wilson(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def p_text(p: float) -> str:
+    """Write a p-value to two digits; none is 0.
+
+    >>> p_text(0.0321), p_text(1e-9), p_text(float("nan"))
+    ('0.032', '<0.001', '')
+    """
+    return "" if p != p else "<0.001" if p < 1e-3 else f"{p:.2g}"
+
+
 def paired_bootstrap(
     a: Sequence[float], b: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
