@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import forms, tables
+from . import forms, recordings, tables
 from .escape import UNPRINTABLE, show
 from .runtime.errors import AqaError
 from .tables import DataError
@@ -126,30 +126,29 @@ def read_hub(name_or_dataset, split="train", columns=None, on_error="raise", aud
 
 
 def split(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """Divide questions into (train, held out), with all questions on one clip on the same side.
+    """Divide questions into (train, held out), with all questions about one recording on the same side.
 
-    fraction: held-out part of the questions, 0 <= fraction < 1; clips are added whole until it is
-    reached. Who is held out depends on the seed and the questions' ids alone, not on their order or the
-    folder they are in; both parts keep the given order. Raises ValueError where there is only one clip
-    to divide.
+    fraction: held-out part of the questions, 0 <= fraction < 1; recordings are added whole until it is reached. What
+    is one recording: see `recordings`; a row's `source_recording` says so too. Who is held out depends on the seed and
+    the questions' ids alone, not on their order or the folder they are in; both parts keep the given order. Raises
+    ValueError where there is only one recording.
     """
     if not 0 <= fraction < 1:
         raise AqaError(f"the held-out fraction is {fraction}: give a number from 0 up to, not including, 1")
-    clips = defaultdict(list)
-    for question in questions:
-        clips[_clip_key(question)].append(question.id)
-    if fraction and len(clips) < 2:
-        raise AqaError(f"{len(clips)} clip cannot be divided: give questions on two or more clips")
+    numbers, members = recordings.groups(questions), defaultdict(list)
+    for number, question in zip(numbers, questions, strict=True):
+        members[number].append(question.id)
+    if fraction and len(members) < 2:
+        raise AqaError("all questions are about 1 clip or recording, which cannot be divided: give two or more")
     held, count, wanted = set(), 0, max(1, round(fraction * len(questions))) if fraction else 0
-    for key in sorted(clips, key=lambda key: (_digest(f"{seed} {min(clips[key])}".encode()), key)):
-        if count >= wanted or len(held) == len(clips) - 1:
+    for number in sorted(members, key=lambda number: (_digest(f"{seed} {min(members[number])}".encode()), number)):
+        if count >= wanted or len(held) == len(members) - 1:
             break
-        held.add(key)
-        count += len(clips[key])
-    sides = [_clip_key(question) in held for question in questions]
+        held.add(number)
+        count += len(members[number])
     return (
-        [question for question, out in zip(questions, sides, strict=True) if not out],
-        [question for question, out in zip(questions, sides, strict=True) if out],
+        [question for number, question in zip(numbers, questions, strict=True) if number not in held],
+        [question for number, question in zip(numbers, questions, strict=True) if number in held],
     )
 
 
@@ -171,12 +170,6 @@ def relabel(questions: Sequence[Question], share: float, seed: int = 0) -> list[
             question = replace(question, answer=rng.choice(other), meta=meta)
         result.append(question)
     return result
-
-
-def _clip_key(question: Question) -> str:
-    if isinstance(question.audio, bytes):
-        return _digest(question.audio)
-    return os.path.realpath(question.audio) if question.audio else f"no clip {question.id}"
 
 
 def _digest(data: bytes) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from . import audio, dataset, tables
+from . import audio, dataset, recordings, tables
 from .dataset import Question
 from .runtime import locks
 from .runtime.files import append, write_whole
@@ -110,7 +110,7 @@ def _prepare(source: str, output: Path, audio_root, columns, flac, workers, max_
         else:
             used[_key(question)] = entry
             path = Path(folder.name, entry["file"]) if flac else question.audio.relative_to(root)
-            rows.append(_row(question, path.as_posix(), flac))
+            rows.append(_row(question, path.as_posix(), entry, root if flac else None))
     if not rows:
         raise dataset.DataError(f"none of {len(dropped)} questions can be used; the first: {dropped[0]['reason']}")
     seconds = [entry["seconds"] for entry in used.values()]
@@ -142,7 +142,8 @@ def check_clip(question: Question, root: Path, folder: Path | None = None, max_s
         clip = audio.load(question.audio, *part, name=name, max_seconds=max_seconds)
     except audio.AudioError as error:
         return {"kind": "unusable clips", "reason": str(error)}
-    entry = {"seconds": clip.seconds, "cut": any(note.startswith("cut ") for note in clip.notes)}
+    heard = hashlib.sha256((clip.wave * 2**15).astype(np.int32)).hexdigest()[:16]  # in whatever format it was kept
+    entry = {"seconds": clip.seconds, "sha256": heard, "cut": any(note.startswith("cut ") for note in clip.notes)}
     if folder is None:
         return entry
     return entry | {"file": _write(clip, folder, _key(question) if inside else f"{name} {part}")}
@@ -228,7 +229,7 @@ def _read_journal(journal: Path) -> dict[str, dict]:
         ) from error
 
 
-def _row(question: Question, path: str, own_file: bool) -> dict:
+def _row(question: Question, path: str, entry: dict, root: Path | None) -> dict:
     """Write a question as AVQA has them; a part of a clip that has become a file needs no start and end."""
     ours = {
         "id": question.id,
@@ -238,5 +239,7 @@ def _row(question: Question, path: str, own_file: bool) -> dict:
         "task": question.task,
         "audio_path": path,
     }
-    kept = {key: value for key, value in question.meta.items() if not (own_file and key in ("start", "end"))}
-    return kept | ours
+    kept = {key: value for key, value in question.meta.items() if not (root and key in ("start", "end"))}
+    if root and isinstance(question.audio, Path):  # the new file no longer tells from which recording it was cut
+        kept.setdefault(recordings.SOURCE, question.audio.relative_to(root).as_posix())
+    return kept | ours | {recordings.HEARD: entry["sha256"]}

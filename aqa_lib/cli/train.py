@@ -49,7 +49,7 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from transformers import set_seed
 
-    from .. import dataset, model, tables
+    from .. import dataset, model, recordings, tables
     from ..runtime import checkpoints, files
 
     options.ensure_tiny(what.train)
@@ -58,6 +58,10 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     if config.eval_strategy != "no":
         if what.held_out:
             held_out = dataset.read(what.held_out, **reading)
+            if leaks := recordings.shared(questions, held_out):
+                print(
+                    f"warning: {leaks} of {len(held_out)} held-out questions are about recordings that are trained on"
+                )
         else:
             questions, held_out = dataset.split(questions, what.held_out_fraction, config.seed)
     set_seed(config.seed)  # adapters start at random

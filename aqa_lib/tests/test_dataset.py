@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aqa_lib import recordings
 from aqa_lib.dataset import DataError, Question, read, read_avqa, read_hub, read_mmau, relabel, split
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository
@@ -388,7 +389,7 @@ def questions_on(clips):
 def test_split_never_divides_a_clip(clips, fraction, seed, shuffler):
     questions = questions_on(clips)
     if len(set(clips)) < 2:
-        with pytest.raises(ValueError, match="1 clip cannot be divided"):
+        with pytest.raises(ValueError, match="1 clip or recording, which cannot be divided"):
             split(questions, fraction, seed)
         return
     train, held = split(questions, fraction, seed)
@@ -412,6 +413,27 @@ def test_split_is_the_same_everywhere_and_sized_right():
     for fraction in (-0.1, 1, float("nan")):
         with pytest.raises(ValueError, match="held-out fraction is"):
             split(questions, fraction, seed=1)
+
+
+def test_split_keeps_a_recording_on_one_side_whatever_its_files_are_called(tmp_path):
+    for name, content in {"a.wav": b"one" * 9_000, "b.wav": b"one" * 9_000, "c.wav": b"one" * 8_999 + b"two"}.items():
+        (tmp_path / name).write_bytes(content)
+    clips = [tmp_path / "a.wav", tmp_path / "b.wav", (tmp_path / "a.wav").read_bytes()]  # copies
+    clips += [Path(f"/clips/-HG3Omg_89c_0000{second}.flac") for second in (10, 20)]  # parts of one video
+    clips += [Path("/clips/1.wav"), Path("/clips/2.wav"), tmp_path / "c.wav"]
+    metas = [{}] * 5 + [{"source_recording": "tape"}] * 2 + [{}]
+    clips += [Path(f"/clips/recording_a_{n:06}.wav") for n in range(20)]  # no YouTube id, though as long
+    metas = [meta | {"video_name": "the same everywhere"} for meta in metas + [{}] * 20]
+    some = [Question(str(n), c, "?", ("a", "b"), "a", "", m) for n, (c, m) in enumerate(zip(clips, metas, strict=True))]
+    numbers = recordings.groups(some)
+    assert numbers[:8] == [0, 0, 0, 3, 3, 5, 5, 7] and len(set(numbers[8:])) == 20
+    for seed in range(20):
+        train, held = split(some, 0.3, seed)
+        assert not {number for number, q in zip(numbers, some, strict=True) if q in train} & {
+            number for number, q in zip(numbers, some, strict=True) if q in held
+        }
+        assert recordings.shared(train, held) == 0
+    assert recordings.shared(some[:1], some[1:]) == 2
 
 
 def test_split_knows_a_clip_by_its_content_or_resolved_path(folder):

@@ -8,7 +8,7 @@ import soundfile
 
 from aqa_lib import audio, prepare
 from aqa_lib.__main__ import main
-from aqa_lib.dataset import DataError, read
+from aqa_lib.dataset import DataError, read, split
 
 
 @pytest.fixture
@@ -155,3 +155,26 @@ def test_one_bad_path_or_long_name_does_not_stop_the_others(tmp_path):
         assert (report.kept, [row["kind"] for row in report.dropped]) == (2, ["missing clips"] * 2)
     written = [json.loads(line)["audio_path"] for line in output.read_text("utf-8").splitlines()]
     assert all((output.parent / path).is_file() for path in written)
+
+
+def test_parts_and_copies_of_a_recording_stay_on_one_side(tmp_path):
+    """After `prepare --flac`, two parts of a file, a copy of it and the same sound in another format are four files."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        soundfile.write(tmp_path / f"{number}.wav", rng.uniform(-0.5, 0.5, 32_000), 16_000)
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "0.wav").read_bytes())
+    soundfile.write(tmp_path / "other.flac", soundfile.read(tmp_path / "0.wav")[0], 16_000)
+    names = ["0.wav", "0.wav", "copy.wav", "other.flac", *(f"{number}.wav" for number in range(1, 12))]
+    rows = [
+        {"id": i, "question_text": "?", "multi_choice": ["a", "b"], "answer": 0, "audio_path": name}
+        for i, name in enumerate(names)
+    ]
+    rows[1] |= {"start": 0.5, "end": 1.5}
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for flac in (True, False):
+        prepare.prepare(tmp_path / "all.jsonl", tmp_path / f"{flac}.jsonl", flac=flac, progress=False)
+        questions = read(tmp_path / f"{flac}.jsonl")
+        assert len({question.audio for question in questions}) == len(names) - (not flac)
+        for seed in range(10):
+            held = {question.id for question in split(questions, 0.3, seed)[1]}
+            assert not held & set("0123") or held >= set("0123")
