@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(escape.terminal(f"error: {where}{getattr(error, 'strerror', None) or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        again = "with --resume continues from the last checkpoint" if name in ("train", "sft") else "resumes here"
+        resumes = name in ("train", "sft", "align")
+        again = "with --resume continues from the last checkpoint" if resumes else "resumes here"
         print(escape.terminal(str(stopped) or f"stopped; the same command {again}."), file=sys.stderr)
         return 130
     return 0

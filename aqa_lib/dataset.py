@@ -263,7 +263,7 @@ def _choices(row, columns, answers) -> forms.Choices | ValueError:
             exact = isinstance(value, list) and answers != ANY  # AVQA's and MMAU's are taken as they stand
             found = forms.Choices(tuple(value)) if exact else forms.choices(value, name)
         for choice in found.texts:
-            _text(choice, f"one of {name}")
+            checked_text(choice, f"one of {name}")
         if len(set(found.texts)) < 2:
             raise ValueError(f"{name} {show(list(found.texts))} leave nothing to choose: give two or more")
     except ValueError as error:
@@ -294,9 +294,9 @@ def _question(row, columns, used, among, answer, number, root, check_audio) -> Q
     meta = {k: value for k, value in row.items() if (k == kept or k not in used) and not _holds_bytes(value)}
     _check_part(meta.get("start"), meta.get("end"))
     return Question(
-        id=_text(name, columns["id"]),
-        audio=_audio(clip, columns["audio"], root, check_audio),
-        question=_text(forms.question(text), columns["question"]),
+        id=checked_text(name, columns["id"]),
+        audio=checked_audio(clip, columns["audio"], root, check_audio),
+        question=checked_text(forms.question(text), columns["question"]),
         choices=among.texts,
         answer=answer,
         task=task or "",
@@ -316,7 +316,8 @@ def _holds_bytes(value) -> bool:
     return isinstance(value, bytes) or (isinstance(value, dict) and any(map(_holds_bytes, value.values())))
 
 
-def _text(value, name: str) -> str:
+def checked_text(value, name: str) -> str:
+    """Return a text that is fit for a prompt; raises ValueError for any other value."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is {show(value)}: give a text that is not empty")
     if len(value) > MAX_TEXT:
@@ -328,10 +329,11 @@ def _text(value, name: str) -> str:
     return value
 
 
-def _audio(value, name: str, root: str, check: bool) -> Path | bytes | None:
+def checked_audio(value, name: str, root: str, check: bool) -> Path | bytes | None:
+    """Return a clip's path, or its bytes; raises ValueError for a path that is not inside the folder `root`."""
     if isinstance(value, bytes) or (value is None and not check):
         return value
-    given = _text(value, name)
+    given = checked_text(value, name)
     if "\\" in given and os.sep == "/" and not os.path.exists(os.path.join(root, given)):
         if DRIVE.match(given):
             raise ValueError(f"{name} {show(value)} is on a drive of Windows: give a path inside the audio folder")

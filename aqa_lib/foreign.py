@@ -32,6 +32,11 @@ def refuse_missing(name: str) -> None:
             f"{name}: the tiny model is part of the repository and not of the installed package; clone the repository, "
             "or choose another scale (AQA_SCALE)."
         )
+    if name in (scale.SCALES["small"].base, scale.SCALES["small"].model):
+        raise ModelError(
+            f"{name}: the model of the small scale is not made yet; run `python -m aqa_lib assemble` and then "
+            "`python -m aqa_lib align`, or choose another scale (AQA_SCALE)."
+        )
     raise ModelError(f"{name}: no such folder; check the path.")
 
 

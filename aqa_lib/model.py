@@ -5,6 +5,7 @@ model, head), `embed` and `backbone`; what differs between Qwen2-Audio and other
 deviates from transformers in one way: clips are encoded apart from the text, and applying the head is up to the caller.
 """
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -189,6 +190,16 @@ def add_adapters(model: nn.Module, **lora) -> nn.Module:
     targets = families.named(model.config.model_type).lora_targets
     options = {"r": 8, "target_modules": targets, "task_type": "CAUSAL_LM"} | lora
     return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options))
+
+
+def save(model: nn.Module, processor, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Save a model, whose weights become `dtype`, and its processor as a folder for `from_pretrained`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"  # generation pads on the left; saving forgets it
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "left"}, indent=2))
 
 
 # -- checking ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ SUFFIXES = {
     2: " Output the final answer in <answer> </answer>.",
     3: " Output the thinking process in <think> </think> and final answer in <answer> </answer>.",
 }
+FREE = 0  # the style of what is asked without choices, in the question's own words
 OPEN, CLOSE = "<answer>", "</answer>"
 OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: "C#" is not "C", "-5" is not "5"
 
@@ -27,11 +28,14 @@ def text(question: Question, style: int) -> str:
     """Word a question as the paper's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
 
     The choices appear as the Python repr of their list, as in the paper's code. Prompt 1's exact words
-    were never published: the stem alone is the likely form. Raises AqaError for an unknown style.
+    were never published: the stem alone is the likely form. Style `FREE` is the question alone, for alignment. Raises
+    AqaError for an unknown style.
 
     >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)
     "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
     """
+    if style == FREE:
+        return question.question
     if style not in SUFFIXES:
         raise AqaError(f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think)")
     return STEM.format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]

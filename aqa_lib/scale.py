@@ -1,8 +1,8 @@
-"""One dial for three machines: a laptop, a Colab GPU, an 80 GB card.
+"""One dial for four machines: a laptop for minutes or for hours, a Colab GPU, an 80 GB card.
 
-`AQA_SCALE=tiny|colab|full` picks a frozen `Scale`. A scale changes sizes and names, never logic: the same classes,
-loaders, trainer and scorer run at each. `AQA_MAX_STEPS=10` cuts every training run short, so that you can see a
-notebook run to its end before you spend the hours.
+`AQA_SCALE=tiny|small|colab|full` picks a frozen `Scale`. A scale changes sizes and names, never logic: the same
+classes, loaders, trainer and scorer run at each. `AQA_MAX_STEPS=10` cuts every training run short, so that you can see
+a notebook run to its end before you spend the hours.
 """
 
 import os
@@ -24,7 +24,8 @@ class Scale:
 
     model: folder or hub id. train: questions in AVQA's format, of which `held_out_fraction` ranks the checkpoints
     unless `held_out` names a file. test: questions in MMAU's format. memory: GB of the machine's GPU. batch_size:
-    questions that `evaluate` asks at a time. grpo, sft: options of `GRPOConfig` and `SFTConfig`.
+    questions that `evaluate` asks at a time. grpo, sft, align: options of `GRPOConfig`, `SFTConfig` and `AlignConfig`.
+    encoder, language_model: what `assemble` joins into `base`, which `align` turns into `model` with the clips `facts`.
     """
 
     name: str
@@ -42,6 +43,11 @@ class Scale:
     max_completion_length: int = 256
     grpo: dict = field(default_factory=dict)
     sft: dict = field(default_factory=dict)
+    align: dict = field(default_factory=dict)
+    encoder: str = "openai/whisper-tiny.en"
+    language_model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    base: str = ""
+    facts: Path | None = None
 
     def __str__(self) -> str:
         line = f"scale {self.name} ({self.machine}): {self.model}, trained on {self.train}, tested on {self.test}"
@@ -69,6 +75,7 @@ def tiny() -> Path:
 
 
 TINY = tiny()
+SMALL = artifacts() / "small"  # models that `assemble` and `align` make
 DATA = (ROOT if CHECKOUT else Path()) / "data"  # for an installed package, under the current folder
 SCALES = {
     "tiny": Scale(
@@ -97,6 +104,45 @@ SCALES = {
             "eval_steps": 50,
             "save_steps": 50,
             "per_device_eval_batch_size": 75,
+        },
+    ),
+    "small": Scale(  # rates and steps are those of the one run that docs/real_recordings.md reports, where it has them
+        name="small",
+        machine="a laptop for hours, or any GPU",
+        base=str(SMALL / "base"),
+        model=str(SMALL / "aligned"),
+        facts=DATA / "small" / "facts.jsonl",
+        train=DATA / "small" / "train.jsonl",
+        test=DATA / "small" / "test.jsonl",
+        held_out_fraction=0.1,
+        dtype="float32",
+        max_completion_length=16,
+        align={
+            "projector_steps": 100,
+            "max_steps": 200,
+            "per_device_train_batch_size": 8,
+            "max_completion_length": 16,
+            "eval_steps": 50,
+            "save_steps": 50,
+        },
+        grpo={
+            "max_steps": 100,
+            "learning_rate": 1e-5,
+            "per_device_train_batch_size": 6,
+            "per_device_eval_batch_size": 16,
+            "max_completion_length": 16,
+            "beta": 0.0,
+            "eval_steps": 50,
+            "save_steps": 50,
+        },
+        sft={  # the budget of GRPO
+            "max_steps": 100,
+            "learning_rate": 1e-5,
+            "per_device_train_batch_size": 6,
+            "per_device_eval_batch_size": 16,
+            "max_completion_length": 16,
+            "eval_steps": 50,
+            "save_steps": 50,
         },
     ),
     "colab": Scale(
@@ -161,4 +207,9 @@ def get(name: str | None = None) -> Scale:
     if not steps.isdecimal() or int(steps) < 1:
         raise AqaError(f"{SHORTER}={steps!r} must be a positive whole number; change or unset it.")
     fewer = {option: int(steps) for option in ("max_steps", "eval_steps", "save_steps")}
-    return replace(scale, grpo=scale.grpo | fewer, sft=scale.sft | fewer)
+    return replace(
+        scale,
+        grpo=scale.grpo | fewer,
+        sft=scale.sft | fewer,
+        align=scale.align | fewer | {"projector_steps": int(steps)},
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from aqa_lib import scale
 from aqa_lib.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +116,7 @@ def test_bad_rows_are_all_named(world, tmp_path, capsys):
 def test_an_unknown_scale_lists_the_known_ones():
     made = shell("evaluate", AQA_SCALE="huge")
     assert made.returncode == 2
-    assert made.stderr.strip() == "error: no scale is named 'huge'; set AQA_SCALE to one of tiny, colab, full."
+    assert made.stderr.strip() == "error: no scale is named 'huge'; set AQA_SCALE to one of tiny, small, colab, full."
 
 
 def test_a_silent_clip_in_training_is_named(world, tmp_path, capsys):
@@ -152,6 +153,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(words, unwanted, tmp_path
     words = [word.format(predictions=file) for word in words]
     code = f"""
 import sys
+from aqa_lib import scale
 from aqa_lib.__main__ import main
 try:
     main({words!r})
@@ -161,6 +163,55 @@ print("loaded:", *(name for name in {unwanted.split()!r} if name in sys.modules)
 """
     made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert made.stdout.splitlines()[-1].split() == ["loaded:"], made.stdout + made.stderr
+
+
+def test_assemble_names_the_part_that_cannot_be_had(tmp_path, capsys):
+    assert main(["assemble", "--out", str(tmp_path / "out"), "--encoder", str(tmp_path / "nowhere")]) == 2
+    assert f"{tmp_path}/nowhere: no such folder" in capsys.readouterr().err
+    assert main(["train", "--model", scale.SCALES["small"].model, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "run `python -m aqa_lib assemble` and then" in capsys.readouterr().err
+
+
+def test_align_resume_and_say_what_is_heard(world, tmp_path, capsys):
+    rows = [json.loads(line) for line in (world / "data" / "train.jsonl").read_text().splitlines()]
+    rows = [f"audio/{Path(row['audio_path']).name},{row['multi_choice'][row['answer']]}" for row in rows]
+    (world / "data" / "facts.csv").write_text("\n".join(["clip,sound", *rows]))
+    arguments = [
+        "align", "--model", f"{world}/model", "--train", f"{world}/data/facts.csv", "--held_out_fraction", "0.2",
+        "--columns", "audio=clip,sound=sound", "--output_dir", f"{tmp_path}/run", "--max_completion_length", "4",
+        "--per_device_train_batch_size", "2", "--projector_steps", "1", "--max_steps", "1", "--eval_steps", "1",
+        "--save_steps", "1", "--report_to", "none",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "10 clips to learn from, 2 held out" in told and "sound: hears" in told and "2 held-out clips" in told
+    assert main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    report = json.loads((tmp_path / "run" / "alignment.json").read_text())
+    assert report["labels"]["train"] == "facts.csv" and len(report["labels"]["train_sha256"]) == 64
+
+
+def test_questions_can_come_from_the_hub(world, tmp_path, monkeypatch):
+    import datasets
+
+    questions = [json.loads(line) for line in (world / "data" / "train.jsonl").read_text().splitlines()]
+    clips = [(world / "data" / row["audio_path"]).read_bytes() for row in questions]
+    data = datasets.Dataset.from_dict(
+        {
+            "clip": [{"bytes": clip, "path": None} for clip in clips],
+            "asked": [row["question_text"] for row in questions],
+            "choices": [row["multi_choice"] for row in questions],
+            "answer": [row["answer"] for row in questions],
+        }
+    ).cast_column("clip", datasets.Audio())
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or data)
+    arguments = training(world, tmp_path / "run", "--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no")
+    columns = ["--columns", "audio=clip,question=asked"]
+    assert main([*arguments, "--train", "hub:some/set:train[:12]", "--held_out", "none", *columns]) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["labels"]["train"] == "set:train[:12]"
+    assert asked == [("some/set", "train[:12]")]
 
 
 def test_every_command_follows_the_protocol():

@@ -7,6 +7,8 @@ answers at once; a user's mistake comes out as an AqaError.
 COMMANDS = {  # and what each is for; each has a module of the same name
     "demo": "train the scale's model with GRPO, and show it before and after",
     "prepare": "check a question file and its clips, and write a clean one to train on",
+    "assemble": "join a Whisper encoder and a language model into an audio-language model",
+    "align": "teach an assembled model to say what it hears",
     "train": "train a model with GRPO",
     "sft": "train a model on the right answers: the baseline",
     "evaluate": "answer questions with a model, and score the answers",

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .. import scale as scales
+from .. import tables
+from ..runtime import files
 from ..runtime.errors import AqaError
 
 QUESTIONS = "JSON, JSON lines, CSV, TSV, parquet or Arrow in AVQA's, MMAU's or any form, or hub:NAME:SPLIT"
@@ -79,50 +81,73 @@ class TrainArguments:
 
 def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Scale, job: str) -> None:
     """Add our own training options and every option of its config, with the scale's defaults."""
+    defaults = {
+        "model": scale.model,
+        "train": str(scale.train),
+        "held_out": str(scale.held_out) if scale.held_out else None,
+        "dtype": scale.dtype,
+        "quantization": scale.quantization,
+        "lora_r": scale.lora_r,
+    }
+    add_config(parser, TrainArguments, config, defaults | (scale.sft if job == "sft" else scale.grpo))
+
+
+def add_config(parser: argparse.ArgumentParser, ours: type, config: type, defaults: dict) -> None:
+    """Add the options of two dataclasses, ours and a config of transformers, whose rare ones are not shown."""
     from transformers import HfArgumentParser
 
-    theirs = HfArgumentParser([TrainArguments, config], add_help=False)
-    shown = {f.name for f in fields(TrainArguments)} | set(config.__annotations__) | COMMON
+    theirs = HfArgumentParser([ours, config], add_help=False)
+    shown = {f.name for f in fields(ours)} | set(config.__annotations__) | COMMON
     for action in theirs._actions:
         if action.dest not in shown:
             action.help = argparse.SUPPRESS if "--help-all" not in parser.asked else action.help
     parser._add_container_actions(theirs)  # as argparse adds a parent's
     parser.add_argument("--help-all", action="help", help="list every option of transformers' TrainingArguments")
-    defaults = {"max_steps": config.max_steps} | (scale.sft if job == "sft" else scale.grpo)
-    defaults["max_steps"] = Unasked(defaults["max_steps"])
-    parser.set_defaults(
-        model=scale.model,
-        train=str(scale.train),
-        held_out=str(scale.held_out) if scale.held_out else None,
-        dtype=scale.dtype,
-        quantization=scale.quantization,
-        lora_r=scale.lora_r,
-        num_train_epochs=None,
-        **defaults,
-    )
+    steps = Unasked(defaults.get("max_steps", config.max_steps))
+    parser.set_defaults(**defaults | {"max_steps": steps, "num_train_epochs": None})
 
 
 def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tuple[TrainArguments, object]:
     """Turn parsed options into `TrainArguments` and a config; raises AqaError for invalid values."""
-    given = vars(args) | {"max_steps": _steps(args)}
-    made = {f.name: given[f.name] for f in fields(config) if f.init and f.name in given}
-    if made["num_train_epochs"] is None:
-        del made["num_train_epochs"]
-    run = TrainArguments(**{f.name: given[f.name] for f in fields(TrainArguments)})
+    run = _ours(args, TrainArguments)
     for name in ("held_out", "lora_r", "quantization", "columns"):
         if getattr(run, name) == "none":
             setattr(run, name, None)
-    _settle_held_out(run, scale, made["eval_strategy"])
+    _settle_held_out(run, scale, args.eval_strategy)
     if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
         raise AqaError(f'--lora_r must be a positive integer or "none", got {run.lora_r!r}.')
     run.lora_r = run.lora_r and int(run.lora_r)
     if run.lora_r and run.train_parts != [*PARTS]:
         raise AqaError("--train_parts has no effect with --lora_r: only adapters are trained; leave out one of them.")
+    return configured(args, run, config)
+
+
+def configured(args: argparse.Namespace, run, config: type) -> tuple:
+    """Turn parsed options into `run`, of a dataclass of ours or such an object, and a config."""
+    run = _ours(args, run) if isinstance(run, type) else run
+    given = vars(args) | {"max_steps": _steps(args)}
+    made = {f.name: given[f.name] for f in fields(config) if f.init and f.name in given}
+    if made["num_train_epochs"] is None:
+        del made["num_train_epochs"]
     try:
         run.columns = run.columns and mapping(run.columns)
         return run, config(**made)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:  # transformers' own checks, too
         raise AqaError(str(error)) from error
+
+
+def _ours(args: argparse.Namespace, kind: type):
+    return kind(**{f.name: getattr(args, f.name) for f in fields(kind)})
+
+
+def sources(**paths: str | None) -> dict[str, str | None]:
+    """Name what a run reads, each with the hash of its file where it is one, for the run's record."""
+    found: dict[str, str | None] = {}
+    for name, path in paths.items():
+        if path:
+            file = tables.on_disk(path)
+            found |= {name: Path(path).name, f"{name}_sha256": files.sha256(file) if file else None}
+    return found
 
 
 def _steps(args: argparse.Namespace) -> int:

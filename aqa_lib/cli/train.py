@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser, Namespace
 from copy import copy
-from pathlib import Path
 
 from .. import scale as scales
 from . import options
@@ -49,8 +48,8 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from transformers import set_seed
 
-    from .. import dataset, model, recordings, tables
-    from ..runtime import checkpoints, files
+    from .. import dataset, model, recordings
+    from ..runtime import checkpoints
 
     options.ensure_tiny(what.train)
     reading = {"audio_root": what.audio, "on_error": "skip" if what.skip_bad_rows else "raise", "columns": what.columns}
@@ -69,11 +68,7 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     device = "cpu" if config.fsdp else config.device  # from there each process takes its part to its GPU
     policy, processor = model.load(what.model, what.dtype, device, what.train_parts, lora, what.quantization)
     trainer = make_trainer(policy, processor, questions, held_out)
-    trainer.labels = {"model": what.model}
-    for name, path in (("train", what.train), ("held_out", what.held_out)):
-        if path:
-            file = tables.on_disk(path)
-            trainer.labels |= {name: Path(path).name, f"{name}_sha256": files.sha256(file) if file else None}
+    trainer.labels = {"model": what.model} | options.sources(train=what.train, held_out=what.held_out)
     if what.resume and not checkpoints.in_order(config.output_dir):
         print(f"no checkpoint in {config.output_dir} yet: starting from the base")
     trainer.train(resume_from_checkpoint=what.resume or None)

@@ -3,7 +3,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from aqa_lib import scale
+from aqa_lib.assembly.align import AlignConfig
 from aqa_lib.grpo import GRPOConfig
+from aqa_lib.sft import SFTConfig
 
 
 def test_the_environment_turns_the_dial(monkeypatch):
@@ -17,7 +19,7 @@ def test_the_environment_turns_the_dial(monkeypatch):
 
 def test_an_unknown_name_lists_the_known_ones(monkeypatch):
     monkeypatch.setenv(scale.VARIABLE, "huge")
-    with pytest.raises(ValueError, match="'huge'; set AQA_SCALE to one of tiny, colab, full"):
+    with pytest.raises(ValueError, match="'huge'; set AQA_SCALE to one of tiny, small, colab, full"):
         scale.get()
 
 
@@ -35,7 +37,9 @@ def test_a_scale_is_frozen():
 
 @pytest.mark.parametrize("name", scale.SCALES)
 def test_its_options_are_the_trainers(name, tmp_path):
-    GRPOConfig(**scale.get(name).grpo | {"output_dir": str(tmp_path)})
+    here = scale.get(name)
+    for config, options in ((GRPOConfig, here.grpo), (SFTConfig, here.sft), (AlignConfig, here.align)):
+        config(**options | {"output_dir": str(tmp_path)})
 
 
 def test_full_is_the_report():

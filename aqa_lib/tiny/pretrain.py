@@ -48,7 +48,7 @@ from .. import audio, evaluation, prompt, reward
 from ..dataset import Question
 from ..inputs import Example, Prompts, collate, encode
 from ..logps import shared_row
-from ..model import backbone, embed, encode_audio, parts, use_own_attention
+from ..model import backbone, embed, encode_audio, parts, save, use_own_attention
 from ..rollout import decode, sample
 from ..runtime import files
 from . import sounds, synth
@@ -242,15 +242,6 @@ class Optimizer:
 
 def _cosine(steps: int, step: int) -> float:
     return min((step + 1) / (0.05 * steps + 1), 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-
-
-def save(model, processor, out: Path) -> None:
-    """Save model and processor as a folder for `from_pretrained`, weights in bfloat16."""
-    out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(out)
-    processor.save_pretrained(out)
-    settings = out / "tokenizer_config.json"  # generation pads on the left; saving forgets it
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "left"}, indent=2))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..dataset import Question
@@ -95,22 +95,35 @@ class AudioCache:
         hears = parts(model).audio_tower, parts(model).projector
         self.frozen = not any(p.requires_grad for module in hears for p in module.parameters())
 
-    @torch.no_grad()
+    @staticmethod
+    def key(question: Question) -> tuple:
+        """Name the part of a clip that a question is about."""
+        return question.audio, question.meta.get("start"), question.meta.get("end")
+
+    def encode(self, alone: Prompts) -> Tensor:
+        """Compute what is kept of one clip, here its audio tokens, (N, H)."""
+        return encode_audio(self.model, alone.input_features, alone.feature_lengths)
+
+    def tokens(self, kept: list[Tensor]) -> list[Tensor]:
+        """Turn what is kept of some clips into their audio tokens."""
+        return kept
+
     def __call__(self, questions: Sequence[Question], prompts: Prompts) -> Prompts:
         """Replace the clips' mels with their audio tokens."""
         if not self.frozen or prompts.input_features is None:
             return prompts
         embeds = []
         for row, question in enumerate(questions):
-            clip = (question.audio, question.meta.get("start"), question.meta.get("end"))
+            clip = self.key(question)
             tokens = self.kept.get(clip)
             if tokens is None:
-                alone = prompts.select([row])
-                tokens = encode_audio(self.model, alone.input_features, alone.feature_lengths)
+                with torch.no_grad():
+                    tokens = self.encode(prompts.select([row]))
                 if self.free_bytes >= tokens.nbytes:
                     self.free_bytes -= tokens.nbytes
                     self.kept[clip] = tokens.cpu()
             embeds.append(tokens.to(prompts.input_ids.device))
+        embeds = self.tokens(embeds)
         return replace(
             prompts,
             input_features=None,
