@@ -106,7 +106,7 @@ SCALES = {
             "per_device_eval_batch_size": 75,
         },
     ),
-    "small": Scale(  # rates and steps are those of the one run that docs/real_recordings.md reports, where it has them
+    "small": Scale(  # a first guess: of these rates and steps only GRPO's have been run (docs/real_recordings.md)
         name="small",
         machine="a laptop for hours, or any GPU",
         base=str(SMALL / "base"),
