@@ -43,12 +43,13 @@ class WhisperEncoder:
     """What models with an encoder like Whisper's share: a mel of 100 frames a second, an audio token every 40 ms.
 
     model_type: as in a config. also: model types of larger models that hold this one. processor: the name of its
-    processor's class. lora_targets: where adapters go.
+    processor's class. positions: of the encoder, that become one audio token. lora_targets: where adapters go.
     """
 
     model_type: str
     also: tuple[str, ...] = ()
     processor: str
+    positions = 2
     lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     def own_config(self, config):
@@ -67,6 +68,17 @@ class WhisperEncoder:
     def takes(self, processor) -> bool:
         """Return whether a processor belongs to this family."""
         return self.processor in (cls.__name__ for cls in type(processor).__mro__)
+
+    def prompt_ids(self, processor, messages: list[dict]) -> list[int]:
+        """Render chat messages up to where the reply begins, as token ids with one audio token for each clip."""
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return processor.tokenizer(text, add_special_tokens=False).input_ids
+
+    def ending_ids(self, processor) -> list[int]:
+        """Return what the chat template puts after a reply to end it: what the model must learn to produce."""
+        turns = [{"role": role, "content": [{"type": "text", "text": "§"}]} for role in ("user", "assistant")]
+        ending = processor.apply_chat_template(turns, tokenize=False).rpartition("§")[2].strip()
+        return processor.tokenizer(ending, add_special_tokens=False).input_ids
 
     def parts(self, model: nn.Module) -> Parts:
         """Return the parts of a model that has no LoRA wrapper."""
@@ -184,7 +196,54 @@ class Qwen2_5Omni(WhisperEncoder):
         return model.get_audio_features(features.to(model.dtype), mask).last_hidden_state
 
 
-FAMILIES = (Qwen2Audio(), AudioFlamingo3(), Qwen2_5Omni())
+class Voxtral(WhisperEncoder):
+    """Mistral's Voxtral, which hears a clip as one piece of 30 s after the other, the last filled up with silence.
+
+    Nothing is masked: the silence is heard as well, and gives audio tokens, 12.5 a second. Its tokenizer takes no
+    special token from a text, so a prompt is put together from ids; tests/test_families.py compares with its own.
+    """
+
+    model_type = "voxtral"
+    processor = "VoxtralProcessor"
+    positions = 4
+    longest = 2400.0  # seconds that its card names, which are 30,000 tokens
+
+    def prompt_ids(self, processor, messages: list[dict]) -> list[int]:
+        tokenizer = processor.tokenizer
+        ids = tokenizer.convert_tokens_to_ids(["<s>", "[INST]"])
+        for part in (part for message in messages for part in message["content"]):
+            if part["type"] == "audio":
+                ids += tokenizer.convert_tokens_to_ids(["[BEGIN_AUDIO]", processor.audio_token])
+            else:
+                ids += tokenizer.encode(part["text"], add_special_tokens=False)
+        return [*ids, tokenizer.convert_tokens_to_ids("[/INST]")]
+
+    def ending_ids(self, processor) -> list[int]:
+        return [processor.tokenizer.eos_token_id]
+
+    def max_seconds(self, processor) -> float:
+        return self.longest
+
+    def mel(self, processor, wave: np.ndarray) -> tuple[Tensor, int]:
+        """Compute the mel of whole pieces, (M, F), silence included; all F frames are valid."""
+        extractor = processor.feature_extractor
+        seconds = -(-len(wave) // extractor.n_samples) * extractor.chunk_length
+        wave = np.pad(wave, (0, seconds * audio.SAMPLE_RATE - len(wave)))
+        mel = audio.log_mel(wave, extractor.feature_size, seconds)
+        return mel, mel.shape[1]
+
+    def num_audio_tokens(self, frames: int) -> int:
+        return frames // (2 * self.positions)
+
+    def encode_audio(self, model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+        """Run the tower and the projector on every piece of every clip."""
+        piece = 2 * model.model.audio_tower.config.max_source_positions  # frames
+        clips = zip(features, lengths.tolist(), strict=True)
+        pieces = torch.cat([clip[:, :frames].unflatten(1, (-1, piece)).transpose(0, 1) for clip, frames in clips])
+        return model.get_audio_features(pieces.to(model.dtype)).pooler_output
+
+
+FAMILIES = (Qwen2Audio(), AudioFlamingo3(), Qwen2_5Omni(), Voxtral())
 
 
 def named(model_type: str) -> WhisperEncoder:

@@ -161,15 +161,15 @@ def prepare(processor, question: Question, style: int = 2, heard: str = "heard")
 
 def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
     """Render chat messages as token ids, with as many audio tokens as the model makes of the clip."""
-    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    frames, mel = 0, None
+    family, token = families.of_processor(processor), processor.audio_token_id
+    ids, frames, mel = family.prompt_ids(processor, messages), 0, None
     if clip is not None:
-        family, token = families.of_processor(processor), processor.audio_token
         mel, frames = family.mel(processor, clip.wave)
-        if (count := text.count(token)) != 1:
-            raise InputError(f"the prompt contains {token} {count} times instead of once; remove it from the text.")
-        text = text.replace(token, token * family.num_audio_tokens(frames))
-    ids = processor.tokenizer(text, add_special_tokens=False).input_ids
+        if (count := ids.count(token)) != 1:
+            name = processor.audio_token
+            raise InputError(f"the prompt contains {name} {count} times instead of once; remove it from the text.")
+        place = ids.index(token)
+        ids = [*ids[:place], *[token] * family.num_audio_tokens(frames), *ids[place + 1 :]]
     return Example(ids, mel, frames, clip.notes if clip else ())
 
 

@@ -137,7 +137,7 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
         raise
     except families.FamilyError as error:
         raise ModelError(f"{name}: {error}") from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
             f"{name}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
@@ -214,8 +214,7 @@ def check_model(model: nn.Module, processor) -> None:
         raise ModelError(f"{name}: its head was tied to its embeddings on loading; use another transformers release.")
     around = (getattr(processor, name, None) for name in ("audio_bos_token", "audio_eos_token"))  # not in every model
     for token in filter(None, (processor.audio_token, *around)):
-        ids = tokenizer(token, add_special_tokens=False).input_ids
-        if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
             raise ModelError(
                 f"{name}: its tokenizer does not know {token!r}; use the tokenizer that was saved with the model."
             )

@@ -20,7 +20,7 @@ import trl
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from . import prompt
+from . import families, prompt
 from .dataset import Question
 from .grpo import GRPOConfig
 from .inputs import Prompts, Rollouts
@@ -128,9 +128,8 @@ class SFTConfig(trl.SFTConfig):
 
 
 def ending(processor) -> str:
-    """Return what the chat template puts after a reply to end it: the token that the model must learn to produce."""
-    turns = [{"role": role, "content": [{"type": "text", "text": "§"}]} for role in ("user", "assistant")]
-    return processor.apply_chat_template(turns, tokenize=False).rpartition("§")[2].strip()
+    """Return what ends a reply, as a text."""
+    return processor.tokenizer.decode(families.of_processor(processor).ending_ids(processor))
 
 
 def labels(processor, replies: Sequence[str]) -> Tensor:
@@ -139,8 +138,8 @@ def labels(processor, replies: Sequence[str]) -> Tensor:
     The first column stands for the prompt's last token and is never learned, so that shifted labels, which transformers
     counts, have as many tokens to learn as unshifted ones.
     """
-    tokenizer = processor.tokenizer
-    ids = tokenizer([reply + ending(processor) for reply in replies], add_special_tokens=False).input_ids
+    end = families.of_processor(processor).ending_ids(processor)
+    ids = [[*row, *end] for row in processor.tokenizer(list(replies), add_special_tokens=False).input_ids]
     result = torch.full((len(ids), 1 + max(map(len, ids))), IGNORED)  # (B, 1 + C)
     for row, tokens in enumerate(ids):
         result[row, 1 : 1 + len(tokens)] = torch.tensor(tokens)

@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Qwen2_5OmniThinkerConfig, Qwen2AudioConfig
+from transformers import AutoConfig, Qwen2_5OmniThinkerConfig, Qwen2AudioConfig, VoxtralConfig
 
 from .. import attention, families
 from ..model import add_adapters, choose_trainable, parts
@@ -69,6 +69,7 @@ PUBLISHED = {
     "Qwen/Qwen2-Audio-7B-Instruct": qwen2_audio_7b,
     "Qwen/Qwen2.5-Omni-3B": partial(qwen2_5_omni, 2048, 11008, 36, 16, 2, 151936),
     "Qwen/Qwen2.5-Omni-7B": partial(qwen2_5_omni, 3584, 18944, 28, 28, 4, 152064),
+    "mistralai/Voxtral-Mini-3B-2507": partial(VoxtralConfig, tie_word_embeddings=False),  # transformers' own default
 }
 
 
@@ -104,7 +105,8 @@ class ModelSizes:
     tower_hidden: int
     tower_inner: int
     tower_layers: int
-    audio_tokens: int  # of the longest clip
+    tower_positions: int  # that become an audio token
+    audio_tokens: int  # of the longest clip; of 30 s where there is no longest
     tower_learns: bool
     adapters: bool
 
@@ -112,6 +114,7 @@ class ModelSizes:
     def of(cls, model: nn.Module, quantization: str | None = None) -> "ModelSizes":
         """Measure a model. quantization: how the weights of a skeleton will be quantized."""
         p, text = parts(model), model.config.get_text_config()
+        family = families.named(model.config.model_type)
         packed = set()
         if quantization:  # all linear layers but the head
             packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not p.head}
@@ -145,7 +148,8 @@ class ModelSizes:
             tower_hidden=min(m.in_features for m in linear),
             tower_inner=max(m.out_features for m in linear),
             tower_layers=len(p.audio_tower.layers),
-            audio_tokens=750 if positions is None else len(positions.weight) // 2,  # else a clip's of 30 s
+            tower_positions=family.positions,
+            audio_tokens=750 if positions is None else len(positions.weight) // family.positions,
             tower_learns=any(w.requires_grad for w in p.audio_tower.parameters()),
             adapters=hasattr(model, "disable_adapter"),
         )
@@ -212,7 +216,7 @@ def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> 
         layer += work.row * w  # this token's row of the mask
     tower = (2 * wide + ((3 if shared else 5) + 4) * w) * a.tower_hidden + 2 * w * a.tower_inner  # of a position
     front = 8 * w * a.tower_hidden  # its convolutions
-    heard = 2 * a.tower_learns
+    heard = a.tower_positions * a.tower_learns
     ends = (4 + 3 * wide) * a.hidden + heard * front
     if recompute:
         return wide * (a.layers * a.hidden + heard * a.tower_layers * a.tower_hidden) + layer + heard * tower + ends
@@ -222,7 +226,8 @@ def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> 
 def forward_per_token(a: ModelSizes, work: Work, master: str) -> float:
     """Count the bytes per token of a pass without gradients: those of one layer, at its peak."""
     w = 2 if work.half else MASTERS[master].width
-    return 3 * w * a.inner + (8 * w + 8) * a.hidden + 2 * w * (2 * a.tower_inner + 6 * a.tower_hidden)
+    tower = a.tower_positions * w * (2 * a.tower_inner + 6 * a.tower_hidden)
+    return 3 * w * a.inner + (8 * w + 8) * a.hidden + tower
 
 
 def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens: int, plain: int) -> dict[str, dict]:

@@ -1,12 +1,15 @@
 """Every family's random model is loaded, answers and is trained as transformers' own classes would have it."""
 
 import json
+from base64 import b64encode
+from io import BytesIO
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import Qwen2_5OmniConfig
+from transformers import MistralCommonBackend, Qwen2_5OmniConfig, VoxtralProcessor, WhisperFeatureExtractor
 
 from aqa_lib import attention, audio, families, inputs, prompt
 from aqa_lib import model as models
@@ -43,12 +46,8 @@ def folder(built, tmp_path_factory):
 def asked(built, questions, clips):
     """Ours and transformers' own inputs for four questions on clips of different lengths."""
     _, processor, processed = built
-    texts = [
-        processor.apply_chat_template(prompt.messages(q, 2), tokenize=False, add_generation_prompt=True)
-        for q in questions
-    ]
     ours = inputs.collate(processor, [inputs.prepare(processor, question) for question in questions])
-    return ours, processed(texts, [clip.wave for clip in clips])
+    return ours, processed([zoo.render(processor, q) for q in questions], [clip.wave for clip in clips])
 
 
 def weights(model):
@@ -86,12 +85,12 @@ def test_greedy_answers_equal_generate_on_a_ragged_batch(folder, asked):
         assert [answer[m].tolist() for answer, m in zip(ids, mask, strict=True)] == [row] * 2
 
 
-@pytest.mark.parametrize(("G", "C"), [(2, 5), (12, 60)])  # in one row with a mask; attended from one by one
+@pytest.mark.parametrize(("G", "C"), [(2, 5), (24, 60)])  # in one row with a mask; attended from one by one
 def test_log_probabilities_equal_its_own_forward(folder, asked, G, C):
     prompts, processed = asked
     model, _ = models.load(folder)
     lengths = torch.randint(2, C + 1, (4, G), generator=torch.Generator().manual_seed(0))
-    ids = torch.randint(20, 300, (4, G, C), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(30, 280, (4, G, C), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(C) < lengths[..., None]
     assert attention.pays(prompts.input_ids.shape[1], G, C - 1, int((lengths - 1).sum(1).max())) == (C == 60)
     with torch.no_grad():
@@ -114,8 +113,9 @@ def test_a_deaf_one_is_refused(folder):
         models.check_model(model, processor)
 
 
-def test_a_clip_that_is_too_long_is_cut_with_a_message(built, clips, caplog):
+def test_a_clip_that_is_too_long_is_cut_with_a_message(built, caplog, monkeypatch):
     _, processor, _ = built
+    monkeypatch.setattr(families.Voxtral, "longest", 4.0)  # instead of 40 minutes
     seconds = inputs.max_seconds(processor)
     wave = torch.randn(int((seconds + 1) * 16_000), generator=torch.Generator().manual_seed(0)).numpy() / 5
     clip = audio.load((wave, 16_000), name="long.wav", max_seconds=seconds)
@@ -194,12 +194,19 @@ def test_a_plan_counts_its_parts(family, folder):
     assert planner.ModelSizes.of(planner.skeleton(str(folder), models.PARTS, dtype="float32")) == sizes
 
 
-@pytest.mark.parametrize(("name", "learn"), [("Qwen/Qwen2.5-Omni-3B", "4.035"), ("Qwen/Qwen2.5-Omni-7B", "8.255")])
-def test_plan_knows_the_published_sizes(name, learn, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "learn", "tokens"),
+    [
+        ("Qwen/Qwen2.5-Omni-3B", "4.035", 780),
+        ("Qwen/Qwen2.5-Omni-7B", "8.255", 780),
+        ("mistralai/Voxtral-Mini-3B-2507", "4.674", 405),  # its card: 4.7 B
+    ],
+)
+def test_plan_knows_the_published_sizes(name, learn, tokens, capsys, monkeypatch):
     monkeypatch.setenv("AQA_SCALE", "full")
     main(["plan", "--scale", "full", "--model", name])
     told = capsys.readouterr().out
-    assert f"{learn} B weights are trained" in told and "780 tokens" in told
+    assert f"{learn} B weights are trained" in told and f"{tokens} tokens" in told
 
 
 def test_a_family_is_found_by_its_name_and_a_stranger_is_named(family, built, processor):
@@ -234,6 +241,40 @@ def test_the_thinker_is_taken_out_of_the_whole_omni_model(processor, tmp_path):
     loaded, _ = models.load(tmp_path)
     assert all(torch.equal(weight, weights(model)[name]) for name, weight in weights(loaded).items())
     assert not any(p.requires_grad for p in loaded.model.visual.parameters())
+
+
+def test_voxtrals_prompt_and_mel_are_those_of_mistrals_own_tokenizer(tmp_path):
+    pytest.importorskip("mistral_common", reason="Voxtral's own tokenizer: pip install mistral-common")
+    special = (
+        "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] "
+        "[IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT] "
+        "<20> <21> <22> <23> [AUDIO] [BEGIN_AUDIO] <26> <27> [TRANSCRIBE]"
+    ).split()
+    sizes = {
+        "num_vocab_tokens": 256,
+        "default_vocab_size": 256 + len(special),
+        "default_num_special_tokens": len(special),
+    }
+    hears = {"num_mel_bins": 64, "hop_length": 160, "window_size": 400}
+    tekken = {
+        "config": sizes | {"pattern": r"\S+|\s+", "version": "v7"},
+        "vocab": [{"rank": n, "token_bytes": b64encode(bytes([n])).decode(), "token_str": chr(n)} for n in range(256)],
+        "special_tokens": [{"rank": n, "token_str": token, "is_control": True} for n, token in enumerate(special)],
+        "audio": {"sampling_rate": 16_000, "frame_rate": 12.5, "audio_encoding_config": hears, "chunk_length_s": 30.0},
+    }
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken))
+    extractor = WhisperFeatureExtractor(feature_size=64)
+    processor = VoxtralProcessor(extractor, MistralCommonBackend(tmp_path / "tekken.json"))
+    question = Question("q", None, "What barks, [AUDIO] or </s>?", ("a dog", "a cat"), "a dog")
+    for samples in (5_000, 480_000, 500_000):
+        wave = torch.randn(samples, generator=torch.Generator().manual_seed(0)).numpy() / 9
+        soundfile.write(file := BytesIO(), wave, 16_000, format="WAV", subtype="FLOAT")
+        turns = prompt.messages(question, 2)
+        ours = inputs.encode(processor, turns, audio.Clip(wave))
+        turns[0]["content"][0] |= {"base64": b64encode(file.getvalue()).decode()}
+        theirs = processor.apply_chat_template(turns, tokenize=True, return_dict=True)
+        assert ours.ids == theirs["input_ids"][0].tolist()
+        assert_close(ours.mel.unflatten(1, (-1, 3_000)).transpose(0, 1), theirs["input_features"], atol=1e-5, rtol=0)
 
 
 def test_a_new_family_needs_nothing_but_its_class(processor, questions, monkeypatch, tmp_path):

@@ -1,10 +1,11 @@
 """Small random models of transformers' own classes, one a family, which speak with the tiny world's tokenizer.
 
-Each is `(model, processor, processed)`: `processed(texts, waves)` is what transformers itself makes of prompts and
-clips for that model's own forward. None needs a download.
+Each is `(model, processor, processed)`: `processed(texts, waves)` is what transformers itself makes of prompts (as
+`render` gives them) and clips, for that model's own forward. None needs a download.
 """
 
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
@@ -12,8 +13,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
+    VoxtralConfig,
+    VoxtralForConditionalGeneration,
+    VoxtralProcessor,
+    WhisperFeatureExtractor,
 )
 
+from aqa_lib import prompt
 from aqa_lib.families import ThinkerProcessor
 
 OMNI_TEMPLATE = (  # Qwen2.5-Omni's form: no "Audio 1:" before a clip, its system prompt where none is given
@@ -91,7 +97,49 @@ def qwen2_5_omni(tiny):
     return Qwen2_5OmniThinkerForConditionalGeneration(config), processor, processed
 
 
-ZOO = {"audioflamingo3": audio_flamingo_3, "qwen2_5_omni_thinker": qwen2_5_omni}
+def voxtral(tiny):
+    """An encoder of 2 s at a time, a tokenizer of bytes behind Mistral's special tokens, and no chat template."""
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"[{n}]" for n in range(5, 24)), "[AUDIO]"]
+    special += ["[BEGIN_AUDIO]", "<pad>"]  # [AUDIO] is the 24th: VoxtralProcessor says so
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate([*special, *letters])}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
+        padding_side="left",
+    )  # fmt: skip
+    config = VoxtralConfig(
+        audio_config=dict(
+            model_type="voxtral_encoder", num_mel_bins=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=128, max_source_positions=100,
+        ),
+        text_config=dict(model_type="llama", head_dim=12, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+        | text_sizes(fast),
+        audio_token_id=24,
+    )  # fmt: skip
+    processor = VoxtralProcessor(WhisperFeatureExtractor(feature_size=64, chunk_length=2), fast)
+    options = VoxtralProcessor.audio_kwargs | {"pad_to_multiple_of": 32_000, "max_source_positions": 200}
+
+    def processed(texts, waves):
+        for row, wave in enumerate(waves):
+            texts[row] = texts[row].replace("[AUDIO]", 25 * -(-len(wave) // 32_000) * "[AUDIO]")
+        ids = fast(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        features = processor._retrieve_input_features(waves, **options)
+        return {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask, "input_features": features}
+
+    return VoxtralForConditionalGeneration(config), processor, processed
+
+
+def render(processor, question) -> str:
+    """Render a question's prompt as transformers' own processor takes it."""
+    if isinstance(processor, VoxtralProcessor):
+        return f"<s>[INST][BEGIN_AUDIO][AUDIO]{prompt.text(question, 2)}[/INST]"
+    messages = prompt.messages(question, 2)
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+ZOO = {"audioflamingo3": audio_flamingo_3, "qwen2_5_omni_thinker": qwen2_5_omni, "voxtral": voxtral}
 
 
 def build(name: str, tiny, seed: int = 0):
