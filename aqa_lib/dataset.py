@@ -1,46 +1,40 @@
 """Read audio questions from files into one record, and split them without leaks.
 
-Second step of the flow: `audio -> dataset -> prompt -> model -> ...`. Nothing is decoded here; a
-`Question` holds a path (or the file's bytes) for `audio.load`. The paper's code trusts every row; here
-every row is checked before an hour of training is spent on it, and all bad rows are told at once. Like
-the paper, `read_avqa` writes `audio` for `video`. Unlike the paper, which ranked its checkpoints on
-the test set, `split` makes a held-out part to rank on.
+Second step of the flow: `audio -> dataset -> prompt -> model -> ...`. `tables` reads the rows of a file, `forms` the
+fields of a row; here they are checked. Nothing is decoded: a `Question` holds a path (or the file's bytes) for
+`audio.load`. The paper's code trusts every row; here every row is checked before an hour of training is spent on it,
+and all bad rows are told at once. Like the paper, `read_avqa` writes `audio` for `video`. Unlike the paper, which
+ranked its checkpoints on the test set, `split` makes a held-out part to rank on.
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
 import random
 import re
-import reprlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .escape import UNPRINTABLE
+from . import forms, tables
+from .escape import UNPRINTABLE, show
 from .runtime.errors import AqaError
+from .tables import DataError
 
 AVQA = {"id": "id", "audio": "audio_path", "question": "question_text", "choices": "multi_choice"}
 AVQA |= {"answer": "answer", "task": "task"}
 GENERIC = {name: name for name in ("id", "audio", "question", "choices", "answer", "task")}
 MMAU = GENERIC | {"audio": "audio_id"}
 SHOWN = 20  # bad rows named in one message
+ANY = (int, str)  # types of an answer where its form is not AVQA's (an index) or MMAU's (a text)
 MAX_TEXT = 10_000  # characters in one field; the paper's whole prompt holds 512 tokens
 # Read by the tokenizer or by the rewards as more than words, wherever it stands.
 MARKUP = re.compile(r"<\|\w+\|>|</?(?:answer|think)>")
-
-_repr = reprlib.Repr()
-_repr.maxstring = 100
-show = _repr.repr  # bounded, and control characters escaped: fit for a message
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 logger = logging.getLogger(__name__)
-
-
-class DataError(AqaError):
-    """Questions that cannot be used: one line for each bad row, with its file, its line and its fault."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,10 @@ def read_avqa(path, audio_root=None, on_error="raise", check_audio=True) -> list
     rows, or, with `on_error="skip"`, warns of them and returns the others; a list as `on_error` takes the
     faults instead of a warning.
     """
-    questions = _questions(_rows(path), path, AVQA, (int,), audio_root, on_error, check_audio)
+    return _avqa(_questions(tables.rows(path), path, AVQA, (int,), audio_root, on_error, check_audio))
+
+
+def _avqa(questions: list[Question]) -> list[Question]:
     return [
         replace(
             q,
@@ -87,46 +84,45 @@ def read_mmau(path, audio_root=None, on_error="raise", check_audio=True) -> list
     Equal choices are legal, as MMAU has them; no answer (the 9000-question test set) becomes "".
     `category` stays as given: a text, in 13 rows a list. The rest as in `read_avqa`.
     """
-    return _questions(_rows(path), path, MMAU, (str,), audio_root, on_error, check_audio)
+    return _questions(tables.rows(path), path, MMAU, (str,), audio_root, on_error, check_audio)
 
 
 def read(path, audio_root=None, on_error="raise", check_audio=True, columns=None) -> list[Question]:
-    """Read JSON or JSON lines of any known form: AVQA's, MMAU's, or one row per question with named columns.
+    """Read questions of any known form: AVQA's, MMAU's, or one row per question with named columns.
 
-    `columns` maps our names (id, audio, question, choices, answer, task) to the file's where they
-    differ, as in `{"audio": "audio_path"}` for MMAR; the answer is then a choice's text or its index.
-    The rest as in `read_avqa`.
+    path: JSON, JSON lines, CSV, TSV, parquet or Arrow, or `hub:NAME:SPLIT` for a data set of the Hugging Face hub.
+    `columns` maps our names (id, audio, question, choices, answer, task) to the file's where they differ, as in
+    `{"audio": "audio_path"}` for MMAR; "path.audio" is a field inside a column. Choices may also stand in columns of
+    their own (choice_a, choice_b, ...) or as lettered lines at the question's end; the answer is a choice's text, its
+    label, or its index, counted from 0. The rest as in `read_avqa`.
     """
-    rows = _rows(path)
-    first = next((row for _, row in rows if isinstance(row, dict)), {})
-    if columns is None and "question_text" in first and "multi_choice" in first:
-        return read_avqa(path, audio_root, on_error, check_audio)
-    if columns is None and "audio_id" in first:
-        return read_mmau(path, audio_root, on_error, check_audio)
-    columns = _mapping(columns, {key for _, row in rows if isinstance(row, dict) for key in row}, path)
-    return _questions(rows, path, columns, (int, str), audio_root, on_error, check_audio)
+    named = (columns or {}).get("audio", "audio").split(".")[0]
+    rows = tables.rows(path, keep=(named, AVQA["audio"], MMAU["audio"]))
+    names = {key: None for _, row in rows if isinstance(row, dict) for key in row}
+    if columns is None and {"question_text", "multi_choice"} <= set(names):
+        if check_audio and AVQA["audio"] not in names:
+            raise DataError(f"{path} has no column 'audio_path', with each question's clip: add it to the file")
+        as_text = any(isinstance(row, dict) and isinstance(row.get("multi_choice"), str) for _, row in rows)
+        kinds = ANY if as_text else (int,)
+        return _avqa(_questions(rows, path, AVQA, kinds, audio_root, on_error, check_audio))
+    if columns is None and {"audio_id", "choices"} <= set(names):
+        return _questions(rows, path, MMAU, (str,), audio_root, on_error, check_audio)
+    columns = _mapping(columns, rows, names, path, check_audio)
+    return _questions(rows, path, columns, ANY, audio_root, on_error, check_audio)
 
 
 def read_hub(name_or_dataset, split="train", columns=None, on_error="raise", audio_root=".") -> list[Question]:
     """Read a data set of the Hugging Face hub, by name or loaded, with `columns` mapped as in `read`.
 
     Clips stay encoded, as bytes in memory: take a slice, `split="train[:1000]"`, of what does not fit. Rows
-    that name a file instead must name one inside `audio_root`.
+    that name a file instead must name one inside `audio_root`. In a shell the name is `hub:NAME:SPLIT`.
     """
-    import datasets  # a second to import, and only this reader needs it
-
     data, source = name_or_dataset, "the data set"
     if isinstance(data, str):
-        data, source = datasets.load_dataset(data, split=split), f"{data} ({split})"
-    if not isinstance(data, datasets.Dataset):
-        raise DataError(f"{source} is a {type(data).__name__}: give one split of it, a datasets.Dataset")
-    columns = _mapping(columns, data.column_names, source)
-    media = {name for name, feature in data.features.items() if hasattr(feature, "decode")}
-    data = data.remove_columns(sorted(media - {columns["audio"]}))
-    if columns["audio"] in media:  # decoding is audio.load's work; here it would also need FFmpeg
-        data = data.cast_column(columns["audio"], datasets.Audio(decode=False))
-    rows = [(f"{source} row {number}", row) for number, row in enumerate(data, 1)]
-    return _questions(rows, source, columns, (int, str), audio_root, on_error, check_audio=True)
+        data, source = tables.load(data, split)
+    rows = tables.from_datasets(data, source, keep=((columns or {}).get("audio", "audio").split(".")[0],))
+    columns = _mapping(columns, rows, dict.fromkeys(data.column_names), source, check_audio=True)
+    return _questions(rows, source, columns, ANY, audio_root, on_error, check_audio=True)
 
 
 def split(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
@@ -187,45 +183,27 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _rows(path) -> list[tuple[str, object]]:
-    """Read (place, row) from JSON or JSON lines; an unreadable line gives its ValueError as the row."""
-    try:
-        data = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if data.lstrip().startswith(b"["):
-        rows = _parse(data)
-        if isinstance(rows, ValueError):
-            raise DataError(f"{path} line {getattr(rows.__cause__, 'lineno', 1)}: {rows}")
-        return [(f"{path} row {number}", row) for number, row in enumerate(rows, 1)]
-    lines = enumerate(data.splitlines(), 1)  # of bytes: no line ends at a U+2028 inside a text
-    return [(f"{path} line {number}", _parse(line)) for number, line in lines if line.strip()]
+def _mapping(columns: dict | None, rows: tables.Rows, names: Iterable[str], source, check_audio: bool) -> dict:
+    """Complete the user's column names, and check the needed ones once instead of in every row.
 
-
-def _parse(data: bytes) -> object:
-    try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return ValueError("is not UTF-8 text: save it as UTF-8")
-    except json.JSONDecodeError as error:
-        fault = ValueError(f"is not JSON ({error.msg} at column {error.colno})")
-        fault.__cause__ = error
-        return fault
-    except (ValueError, RecursionError):  # a number of over 4300 digits, or brackets without end
-        return ValueError("is not JSON that can be read: a number is too long or lists too deep")
-
-
-def _mapping(columns: dict | None, present: Iterable[str], source) -> dict:
-    """Complete the user's column names, and check the needed ones once instead of in every row."""
+    Where no column has the choices, theirs is {label: column}, or None where the questions hold them.
+    """
     unknown = set(columns or {}) - set(GENERIC)
     if unknown:
         raise DataError(f"columns names {min(unknown)!r}, which is none of {', '.join(GENERIC)}")
-    needed = {"question", "choices"} | set(columns or {})
+    needed = {"question"} | ({"audio"} if check_audio else set()) | set(columns or {})
     columns = GENERIC | (columns or {})
-    missing = sorted(columns[name] for name in needed if columns[name] not in present)
+    if "choices" not in needed and "choices" not in names:
+        columns["choices"] = forms.columns(names) or None
+    readable = [row for _, row in rows if isinstance(row, dict)]
+    if not readable:
+        return columns  # each row, or their lack, is told
+    missing = [columns[name] for name in sorted(needed) if columns[name].split(".")[0] not in names]
+    if columns["choices"] is None and not any(forms.inside(forms.field(row, columns["question"])) for row in readable):
+        missing.append("choices")
     if missing:
-        has = ", ".join(sorted(present)[:SHOWN])
-        raise DataError(f"{source} has no column {missing[0]!r}: map our names to its ({has}) by `columns`")
+        has, lacks = ", ".join(sorted(names)[:SHOWN]), ", ".join(map(show, missing))
+        raise DataError(f"{source} has no column {lacks}: map our names to its ({has}) by `columns`")
     return columns
 
 
@@ -235,13 +213,22 @@ def _questions(  # noqa: C901 (one row after the other, every fault told)
     """Turn (place, row) pairs into questions; `answers` are the types that an answer may have."""
     if on_error not in ("raise", "skip") and not isinstance(on_error, list):
         raise AqaError(f"on_error is {on_error!r}: choose 'raise' or 'skip'")
-    root = os.path.realpath(Path(source).parent if audio_root is None else audio_root)
+    root = os.path.realpath(tables.folder(source) if audio_root is None else audio_root)
     if check_audio and not os.path.isdir(root):
         raise DataError(f"the audio folder {root} does not exist: name the folder of the clips by audio_root")
+    among = [_choices(row, columns, answers) for _, row in rows]
+    given = zip(rows, among, strict=True)
+    habit = forms.habits(
+        [(forms.field(row, columns["answer"]), one) for (_, row), one in given if isinstance(one, forms.Choices)]
+    )
+    used = {*_names(columns)}
     questions, faults, seen = [], [], {}
-    for number, (place, row) in enumerate(rows, 1):
+    for number, ((place, row), one) in enumerate(zip(rows, among, strict=True), 1):
         try:
-            question = _question(row, columns, answers, str(number), root, check_audio)
+            if isinstance(one, ValueError):
+                raise one
+            answer = forms.answer(forms.field(row, columns["answer"]), columns["answer"], one, answers, habit)
+            question = _question(row, columns, used, one, answer, str(number), root, check_audio)
             if question.id in seen:
                 raise ValueError(f"id {show(question.id)} was already used by {seen[question.id]}")
         except ValueError as error:
@@ -263,42 +250,77 @@ def _questions(  # noqa: C901 (one row after the other, every fault told)
     return questions
 
 
-def _question(row, columns, answers, number, root, check_audio) -> Question:
-    """Check one row; raises ValueError with the first fault."""
+def _choices(row, columns, answers) -> forms.Choices | ValueError:
+    """Read and check a row's choices; a fault is returned, not raised."""
     if isinstance(row, ValueError):
-        raise row
+        return row
     if not isinstance(row, dict):
-        raise ValueError(f"is {show(row)}: give an object with {', '.join(columns.values())}")
-    given = {ours: row.get(theirs) for ours, theirs in columns.items()}
+        return ValueError(f"is {show(row)}: give an object with {', '.join(_names(columns))}")
+    theirs, name = columns["choices"], "choices"
+    try:
+        if isinstance(theirs, dict):
+            found = forms.choices({label: row.get(column) for label, column in theirs.items()})
+        elif theirs is None:
+            inside = forms.inside(forms.field(row, columns["question"]))
+            if inside is None:
+                raise ValueError("has no choices, neither in a column nor as lettered lines at the question's end")
+            found = inside[1]
+        else:
+            value, name = forms.field(row, theirs), theirs
+            exact = isinstance(value, list) and answers != ANY  # AVQA's and MMAU's are taken as they stand
+            found = forms.Choices(tuple(value)) if exact else forms.choices(value, name)
+        for choice in found.texts:
+            _text(choice, f"one of {name}")
+        if len(set(found.texts)) < 2:
+            raise ValueError(f"{name} {show(list(found.texts))} leave nothing to choose: give two or more")
+    except ValueError as error:
+        return error
+    return found
+
+
+def _names(columns) -> list[str]:
+    """List the columns of the file that are read."""
+    several = [value if isinstance(value, dict) else {"": value} for value in columns.values() if value]
+    return [name for names in several for name in names.values()]
+
+
+def _question(row, columns, used, among, answer, number, root, check_audio) -> Question:
+    """Check the rest of a row; raises ValueError with the first fault."""
+    given = {ours: forms.field(row, columns[ours]) for ours in ("id", "audio", "question", "task")}
     name = number if given["id"] is None else given["id"]
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)
     task = given["task"]
     if task is not None and not isinstance(task, str):
         raise ValueError(f"{columns['task']} is {show(task)}: give a text")
-    choices = given["choices"]
-    if not isinstance(choices, list):
-        raise ValueError(f"{columns['choices']} is {show(choices)}: give a list of texts")
-    choices = tuple(_text(choice, f"one of {columns['choices']}") for choice in choices)
-    if len(set(choices)) < 2:
-        raise ValueError(f"{columns['choices']} {show(list(choices))} leave nothing to choose: give two or more")
+    text = given["question"]
+    if columns["choices"] is None:
+        text, _ = forms.inside(text)
+    clip = forms.clip(given["audio"], columns["audio"])
     kept = columns["audio"] if isinstance(given["audio"], str) else None
-    meta = {key: value for key, value in row.items() if key == kept or key not in columns.values()}
-    start, end = meta.get("start"), meta.get("end")
+    meta = {k: value for k, value in row.items() if (k == kept or k not in used) and not _holds_bytes(value)}
+    _check_part(meta.get("start"), meta.get("end"))
+    return Question(
+        id=_text(name, columns["id"]),
+        audio=_audio(clip, columns["audio"], root, check_audio),
+        question=_text(forms.question(text), columns["question"]),
+        choices=among.texts,
+        answer=answer,
+        task=task or "",
+        meta=meta,
+    )
+
+
+def _check_part(start, end) -> None:
     for value in (start, end):
         if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
             raise ValueError(f"start or end is {show(value)}: give seconds from the clip's start")
     if end is not None and end <= (start or 0):
         raise ValueError(f"end {show(end)} does not come after start {show(start or 0)}")
-    return Question(
-        id=_text(name, columns["id"]),
-        audio=_audio(given["audio"], columns["audio"], root, check_audio),
-        question=_text(given["question"], columns["question"]),
-        choices=choices,
-        answer=_answer(given["answer"], columns["answer"], choices, answers),
-        task=task or "",
-        meta=meta,
-    )
+
+
+def _holds_bytes(value) -> bool:
+    return isinstance(value, bytes) or (isinstance(value, dict) and any(map(_holds_bytes, value.values())))
 
 
 def _text(value, name: str) -> str:
@@ -313,28 +335,15 @@ def _text(value, name: str) -> str:
     return value
 
 
-def _answer(value, name: str, choices: tuple[str, ...], types: tuple[type, ...]) -> str:
-    if value in (None, "") and str in types:
-        return ""
-    if type(value) not in types:  # not isinstance: True is no index
-        kinds = {(int,): "the right choice's index", (str,): "the right choice's text"}
-        raise ValueError(f"{name} is {show(value)}: give {kinds.get(types, 'a text or an index')}")
-    if isinstance(value, int):
-        if not 0 <= value < len(choices):
-            raise ValueError(f"{name} {show(value)} is not an index into {len(choices)} choices")
-        return choices[value]
-    for choice in choices:
-        if choice.strip() == value.strip():
-            return choice
-    raise ValueError(f"{name} {show(value)} is not among the choices {show(list(choices))}")
-
-
 def _audio(value, name: str, root: str, check: bool) -> Path | bytes | None:
-    if isinstance(value, dict):  # what datasets.Audio(decode=False) gives
-        value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) or (value is None and not check):
         return value
-    path = os.path.realpath(os.path.join(root, _text(value, name)))
+    given = _text(value, name)
+    if "\\" in given and os.sep == "/" and not os.path.exists(os.path.join(root, given)):
+        if DRIVE.match(given):
+            raise ValueError(f"{name} {show(value)} is on a drive of Windows: give a path inside the audio folder")
+        given = given.replace("\\", "/")
+    path = os.path.realpath(os.path.join(root, given))
     if not Path(path).is_relative_to(root):
         raise ValueError(f"{name} {show(value)} leads out of the audio folder {root}: see audio_root")
     if check and not os.path.isfile(path):

@@ -9,6 +9,7 @@ one of these places writes `escape.html(value)`, `markdown`, `terminal` or `figu
 import html as _html
 import logging
 import re
+import reprlib
 
 LONGEST = 5_000  # characters of one text that are shown
 LABEL = 80  # characters of a name in a figure
@@ -17,6 +18,10 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 DECEIVING = re.compile(r"\r(?!\n)|[\u202a-\u202e\u2066-\u2069]")
 NO_MATH = 'class="mathjax_ignore tex2jax_ignore"'  # for HTML: MathJax (an older one in Colab) leaves it alone
 MARK = "\N{REPLACEMENT CHARACTER}"
+
+_repr = reprlib.Repr()
+_repr.maxstring = 100
+show = _repr.repr  # bounded, and control characters escaped: fit for a message
 
 
 def plain(value: object) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import inputs, predictions, prompt, rollout, scale
+from . import inputs, predictions, prompt, rollout, scale, tables
 from .audio import AudioError
 from .dataset import Question
 from .logps import completion_logps
@@ -32,6 +32,7 @@ from .runtime.errors import AqaError
 from .runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
+DECODINGS = ("greedy", "sample", "generation_config")
 
 
 def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
@@ -54,12 +55,13 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
 ) -> list[dict]:
     """Answer questions and return one row each, in the questions' order; write them to `path` as they come.
 
-    style: prompt 1, 2 or 3. decoding: "greedy", or "generation_config" to sample with the checkpoint's own values and
-    `seed`. audio: "heard", or the controls "silent" and "none" (text alone). shuffle_choices: a seed that reorders
-    every question's choices. data: the file that the questions came from, for the record. labels: what else the record
-    should say, such as `method` and `train_seed`. on_error: "skip" leaves a question whose clip cannot be used without
-    a prediction, which counts as wrong. engine: what samples the answers; ours if not given. An existing `path` is
-    resumed. Processes that torchrun started answer some of the batches each, and all return all rows.
+    style: prompt 1, 2 or 3. decoding: "greedy"; with `seed`, "sample" as GRPO does (temperature 1), or
+    "generation_config" with the checkpoint's own values. audio: "heard", or the controls "silent" and "none" (text
+    alone). shuffle_choices: a seed that reorders every question's choices. data: the file that the questions came from,
+    for the record. labels: what else the record should say, such as `method` and `train_seed`. on_error: "skip" leaves
+    a question whose clip cannot be used without a prediction, which counts as wrong. engine: what samples the answers;
+    ours if not given. An existing `path` is resumed. Processes that torchrun started answer some of the batches each,
+    and all return all rows.
 
     Fields of a row:
     - `index, id, task, question, choices, answer`, and MMAU's further keys: the question's;
@@ -128,7 +130,7 @@ def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: d
     """Write down how a file of predictions is made. settings: what its answers depend on; labels: what else to say."""
     made_from = {
         "weights": weights_sha256(model),
-        "data_sha256": files.sha256(data) if data else None,
+        "data_sha256": files.sha256(file) if data and (file := tables.on_disk(data)) else None,
         "questions": files.fingerprint(blank),
     }
     return {
@@ -261,11 +263,13 @@ def _reply(engine, processor, questions: list, examples: list, device, sampling:
 
 
 def sampling_of(model: nn.Module, decoding: str) -> dict:
-    """Turn a decoding, "greedy" or "generation_config", into sampling arguments of `RolloutEngine.generate`."""
+    """Turn a decoding, one of `DECODINGS`, into sampling arguments of `RolloutEngine.generate`."""
     if decoding == "greedy":
         return {"temperature": 0}
+    if decoding == "sample":
+        return {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
     if decoding != "generation_config":
-        raise AqaError(f"decoding {decoding!r} is unknown; choose greedy or generation_config.")
+        raise AqaError(f"decoding {decoding!r} is unknown; choose {', '.join(DECODINGS)}.")
     usual = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}  # transformers' own
     told = {key: getattr(model.generation_config, key, None) for key in usual}
     sampling = {key: usual[key] if told[key] is None else told[key] for key in usual}

@@ -411,16 +411,17 @@ class GRPOTrainer(QuestionTrainer):
         for (rows, tokens), counts in distributed.lockstep(model, batches, ([0], args.max_tokens_per_forward)):
             if args.gradient_checkpointing:
                 recompute_activations(model, tokens > args.checkpoint_above)
-            loss, sums = self._loss(model, experience.select(rows), **sizes)
+            loss, parts = self._loss(model, experience.select(rows), **sizes)
             loss = loss * counts / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
             if counts:
-                for name, value in (sums | {"loss": loss.detach()}).items():
+                for name, value in (parts | {"loss": loss.detach()}).items():
                     totals[name] = totals[name] + value
         loss = totals.pop("loss", torch.zeros((), device=args.device))
         run = int(totals.pop("tokens", 0)) or 1  # of the groups that were run: the entropy is their mean
         for name, value in totals.items():
-            self.means.add(name, float(value) / (run if name == "entropy" else sizes["num_tokens"]))
+            tokens = {"entropy": run, "clip_ratio": sizes["num_tokens"]}.get(name, 1)  # the KL is a mean already
+            self.means.add(name, float(value) / tokens)
         return loss
 
     def _num_tokens(self, mask: Tensor) -> float:
@@ -431,11 +432,11 @@ class GRPOTrainer(QuestionTrainer):
         return sum(ranks) / len(ranks) or 1
 
     def _loss(self, model: nn.Module, part: Experience, **sizes: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute a micro-batch's part of the loss, and sums for the metrics. sizes: of the whole batch."""
+        """Compute a micro-batch's part of the loss and of the metrics. sizes: of the whole batch."""
         args = self.args
         with self.accelerator.autocast():
             logps, entropies = completion_logps(model, part.rollouts, args.temperature, args.logits_chunk_size)
-        loss, sums = grpo_loss(
+        loss, parts = grpo_loss(
             logps,
             logps.detach() if part.old_logps is None else part.old_logps,
             part.advantages,
@@ -449,7 +450,7 @@ class GRPOTrainer(QuestionTrainer):
             max_completion_length=args.max_completion_length,
             **sizes,
         )
-        return loss, sums | {"entropy": (entropies * part.loss_mask).sum(), "tokens": part.loss_mask.sum()}
+        return loss, parts | {"entropy": (entropies * part.loss_mask).sum(), "tokens": part.loss_mask.sum()}
 
     @staticmethod
     def _micro_batches(
@@ -520,8 +521,9 @@ class GRPOTrainer(QuestionTrainer):
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
             with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
-            said = self._sample["completions"][0]
-            tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
+            if self.lines:
+                said = self._sample["completions"][0]
+                tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
 
 
 def _moved(model: nn.Module) -> bool:

@@ -69,7 +69,8 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     `num_completions * max_completion_length`), or "cispo" (mean over all tokens of log-probabilities, weighted by
     ratios of at most epsilon_high, so that no token is left out). importance_sampling_level: a ratio for every "token",
     or one for the "sequence" (GSPO). num_completions, num_tokens: of the whole step, where this call sees only a part
-    of it; the parts' losses then add up to the whole's. Returns the loss and sums for the metrics.
+    of it; the parts' losses then add up to the whole's, and so do the metrics. Returns the loss and {"clip_ratio": how
+    many tokens were clipped, "kl": the same mean of the KL, so that the loss is about beta times it}.
     Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (2503.14476); CISPO (2506.13585); GSPO (2507.18071);
     names as in TRL.
     """
@@ -87,18 +88,21 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     else:
         per_token = -torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + high) * advantages)
         beyond = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
-    sums = {"clip_ratio": beyond * mask}
-    if beta:
-        sums["kl"] = kl_divergence(logps, ref_logps) * mask
-        per_token = per_token + beta * sums["kl"]
     num_completions = num_completions or lengths.numel()
-    if loss_type == "grpo":
-        loss = ((per_token * mask).sum(-1) / lengths).sum() / num_completions
-    elif loss_type == "dr_grpo":
-        loss = (per_token * mask).sum() / (num_completions * max_completion_length)
-    else:
-        loss = (per_token * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
-    return loss, {name: value.detach().sum() for name, value in sums.items()}
+
+    def mean(values: Tensor) -> Tensor:
+        if loss_type == "grpo":
+            return ((values * mask).sum(-1) / lengths).sum() / num_completions
+        if loss_type == "dr_grpo":
+            return (values * mask).sum() / (num_completions * max_completion_length)
+        return (values * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
+
+    metrics = {"clip_ratio": (beyond * mask).sum()}
+    if beta:
+        kl = kl_divergence(logps, ref_logps)
+        metrics["kl"] = mean(kl.detach())
+        per_token = per_token + beta * kl
+    return mean(per_token), metrics
 
 
 def _known(**options: tuple[str, tuple[str, ...]]) -> None:

@@ -18,12 +18,7 @@ from .runtime.errors import AqaError
 from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
-KEPT = (
-    "audio_id",
-    "dataset",
-    "split",
-    *GROUPS[1:],
-)  # MMAU's further keys, carried from question to prediction
+KEPT = ("audio_id", "dataset", "split", *GROUPS[1:], "question_relation")  # MMAU's and AVQA's, carried to predictions
 OUTPUTS = ("model_output", "model_prediction")  # the official key first, then the one that r1-aqa writes
 CONTROLS = {  # their names, and what `evaluation.predict` is asked for
     "silent": {"audio": "silent"},

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from . import audio, dataset
+from . import audio, dataset, tables
 from .dataset import Question
 from .runtime import locks
 from .runtime.files import append, write_whole
@@ -72,25 +72,28 @@ def prepare(
     """Write the questions of `source` that can be trained on to `output`, as JSON lines in AVQA's form.
 
     source, audio_root, columns: as in `dataset.read`. flac: write every clip too, into a folder named like `output`,
-    and refer to those; otherwise paths stay relative to the audio folder. workers: threads, one a core if None.
+    and refer to those, as is needed where `source` holds the clips themselves; otherwise paths stay relative to the
+    audio folder. workers: threads, one a core if None.
     Beside `output`: `.clips.jsonl`, the journal, and `.report.json`. Raises DataError if no question is left, LockError
     where another process writes `output` or trains on it.
     """
-    source, output = Path(source), Path(output)
+    output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(locks.beside(output), str(output)):
-        return _prepare(source, output, audio_root, columns, flac, workers, max_seconds, progress)
+        return _prepare(str(source), output, audio_root, columns, flac, workers, max_seconds, progress)
 
 
-def _prepare(source: Path, output: Path, audio_root, columns, flac, workers, max_seconds, progress) -> Report:
-    root = Path(os.path.realpath(source.parent if audio_root is None else audio_root))
+def _prepare(source: str, output: Path, audio_root, columns, flac, workers, max_seconds, progress) -> Report:
+    root = Path(os.path.realpath(tables.folder(source) if audio_root is None else audio_root))
     if not root.is_dir():
         raise dataset.DataError(f"the audio folder {root} does not exist: name the folder of the clips by --audio")
-    if output.exists() and output.samefile(source):
+    if output.exists() and tables.on_disk(source) and output.samefile(source):
         raise dataset.DataError(f"{output} is the file to be prepared: give the clean one another name")
     faults: list[str] = []
     questions = dataset.read(source, root, faults, check_audio=False, columns=columns)
     dropped = [{"id": None, "kind": "bad rows", "reason": fault} for fault in faults]
+    if not flac and any(isinstance(question.audio, bytes) for question in questions):
+        raise dataset.DataError(f"{source} holds the clips themselves: give --flac, which writes them to files")
     folder = output.with_suffix("") if flac else None
     check = partial(check_clip, root=root, folder=folder, max_seconds=max_seconds)
     found = _check_all(questions, check, Path(f"{output}.clips.jsonl"), workers, progress)
@@ -128,17 +131,20 @@ def check_clip(question: Question, root: Path, folder: Path | None = None, max_s
 
     Returns `{"seconds", "cut", "file"}`, or `{"kind", "reason"}` where the clip cannot be used.
     """
-    if question.audio is None or not os.path.isfile(question.audio):
+    inside = isinstance(question.audio, bytes)
+    if question.audio is None or not (inside or os.path.isfile(question.audio)):
         what = "names no clip" if question.audio is None else f"{question.audio.relative_to(root)} is not there"
         return {"kind": "missing clips", "reason": what}
     part = (question.meta.get("start"), question.meta.get("end"))
-    name = question.audio.relative_to(root).as_posix()
+    name = f"{question.id} of the table" if inside else question.audio.relative_to(root).as_posix()
     try:
         clip = audio.load(question.audio, *part, name=name, max_seconds=max_seconds)
     except audio.AudioError as error:
         return {"kind": "unusable clips", "reason": str(error)}
     entry = {"seconds": clip.seconds, "cut": any(note.startswith("cut ") for note in clip.notes)}
-    return entry if folder is None else entry | {"file": _write(clip, folder, f"{name} {part}")}
+    if folder is None:
+        return entry
+    return entry | {"file": _write(clip, folder, _key(question) if inside else f"{name} {part}")}
 
 
 def _write(clip: audio.Clip, folder: Path, key: str) -> str:
@@ -161,7 +167,9 @@ def _write(clip: audio.Clip, folder: Path, key: str) -> str:
 
 def _key(question: Question) -> str:
     """Name what of which clip is meant; questions with the same key share one check."""
-    return json.dumps([str(question.audio), question.meta.get("start"), question.meta.get("end")])
+    inside = isinstance(question.audio, bytes)
+    clip = hashlib.sha256(question.audio).hexdigest() if inside else str(question.audio)
+    return json.dumps([clip, question.meta.get("start"), question.meta.get("end")])
 
 
 def _check_all(
@@ -195,7 +203,9 @@ def _check_all(
 
 
 def _state(question: Question) -> list[int] | None:
-    """Tell a file from its later self: size and time of change; None where there is none."""
+    """Tell a file from its later self: size and time of change; None where there is none, or the clip is no file."""
+    if isinstance(question.audio, bytes):
+        return None
     try:
         state = os.stat(question.audio)
     except (OSError, TypeError):

@@ -38,8 +38,11 @@ def text(question: Question, style: int) -> str:
 
 
 def messages(question: Question, style: int) -> list[dict]:
-    """Give a question's one user turn, the clip and then the text, for `processor.apply_chat_template`."""
-    content = [{"type": "audio"}, {"type": "text", "text": text(question, style)}]
+    """Give a question's one user turn, the clip and then the text, for `processor.apply_chat_template`.
+
+    The empty `audio_url` is for the templates of older transformers, which look for that key and not for the type.
+    """
+    content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": text(question, style)}]
     return [{"role": "user", "content": content}]
 
 

@@ -203,7 +203,7 @@ import json
 from pathlib import Path
 from IPython.display import HTML, Markdown, display
 from aqa_lib import audio, dataset, evaluation, predictions
-from aqa_lib.course import inspection, show
+from aqa_lib.course import browser, inspection, show
 from aqa_lib.results import causes, comparison, report
 from aqa_lib.results.scoring import score
 
@@ -241,8 +241,8 @@ display(Markdown(report.markdown(tables)), report.plot(tables))
 texts = [f"{report.title(made)}\\n\\n" + "\\n".join(report.scores(made)) for made in tables]
 display(Markdown("\\n\\n".join(texts)))
 display(show.table([{hostile: hostile}]), show.listen({hostile: audio.load(clip)}))
-display(inspection.browse({hostile: run}, [question]))
-broken = inspection.browse({hostile: run}, [question])
+display(browser.browse({hostile: run}, [question]))
+broken = browser.browse({hostile: run}, [question])
 causes.tags_path(run).write_text("{")
 broken.act(broken.show, 0)
 display(broken)

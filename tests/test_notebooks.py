@@ -11,7 +11,10 @@ import nbformat
 import pytest
 
 from aqa_lib.course import render
+from aqa_lib.course.judges_later import EXERCISES
 
+NOTHING_TO_PREDICT = ("Check yourself", "The paper and ours", "Summary", "Exercises", "Further reading")
+NOTHING_TO_PREDICT += ("Words of this course",)
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [chapter.name for chapter in render.COURSE]
 
@@ -51,7 +54,7 @@ class TestAsCommitted:
         ids = [cell.id for cell in book.cells]
         assert len(set(ids)) == len(ids)
         assert book.metadata == render.METADATA
-        assert 25 <= len(book.cells) <= 40
+        assert 25 <= len(book.cells) <= 50
         assert render.Notebook.path.fget(next(c for c in render.COURSE if c.name == name)).stat().st_size <= 300 * 1024
 
     def test_was_run_once_from_top_to_bottom(self, name):
@@ -99,6 +102,28 @@ class TestAsCommitted:
 
     def test_has_three_exercises_with_solutions(self, name):
         assert len(render.solutions(committed(name))) >= 3
+
+    def test_each_exercise_has_a_cell_to_work_in_and_a_solution_that_checks_itself(self, name):
+        cells = {cell.id: cell for cell in code_cells(name)}
+        if "exercises.of(" not in cells["imports"].source:
+            pytest.skip("its exercises have no cells of their own yet")
+        assert f'exercises.of("{name[:2]}")' in cells["imports"].source
+        solved = render.solutions(committed(name))
+        for n in EXERCISES[name[:2]]:
+            cell = cells[f"exercise-{n}"]
+            assert f"check({n}, " in cell.source and "..." in cell.source
+            assert "".join(output.text for output in cell.outputs).startswith(f"Exercise {n}: not tried yet")
+            assert f"check({n}, " in solved[n - 1]
+
+    def test_each_section_asks_to_predict_first(self, name):
+        book = committed(name)
+        if "exercises.of(" not in "".join(cell.source for cell in book.cells):
+            pytest.skip("it asks for no predictions yet")
+        text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+        for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+            title = section.partition("\n")[0]
+            if title not in NOTHING_TO_PREDICT:
+                assert "**Predict first" in section, title
 
 
 def test_a_badge_names_the_repository_of_pyproject():

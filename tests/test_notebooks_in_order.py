@@ -14,4 +14,9 @@ def shared(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [chapter.name for chapter in render.COURSE])
 def test_runs_after_its_predecessors_with_its_solutions(name, shared, run):
-    run(name, shared, 12, with_solutions=True)
+    book = run(name, shared, 12, with_solutions=True)
+    solved = len(render.solutions(book))
+    for n, cell in enumerate(book.cells[-solved:], 1):
+        said = "".join(output.get("text", "") for output in cell.outputs)
+        if "check(" in cell.source:
+            assert f"Exercise {n}: right." in said, said

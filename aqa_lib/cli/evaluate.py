@@ -13,7 +13,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     option(
         "--questions",
         default=str(scale.test),
-        help="MMAU's JSON, AVQA's JSON lines, or any JSON with --columns",
+        help=f"{options.QUESTIONS}, with --columns where names differ",
     )
     option("--audio", help="folder of the clips; the question file's if not given")
     option(
@@ -36,9 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     option(
         "--decoding",
-        choices=("greedy", "generation_config"),
+        choices=("greedy", "sample", "generation_config"),
         default="greedy",
-        help="the latter samples as the checkpoint says, like the paper's",
+        help="sample: as in GRPO, temperature 1; generation_config: as the checkpoint says, like the paper's",
     )
     option("--seed", type=int, default=0, help="of the sampling")
     option("--batch_size", type=int, default=scale.batch_size, help="questions answered at a time")

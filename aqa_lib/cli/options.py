@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import scale as scales
 from ..runtime.errors import AqaError
 
+QUESTIONS = "JSON, JSON lines, CSV, TSV, parquet or Arrow in AVQA's, MMAU's or any form, or hub:NAME:SPLIT"
 RULES = ("official", "strict")  # what counts as right
 # transformers' options that a training is likely to want; --help-all lists the rest
 COMMON = {"seed", "bf16", "fp16", "gradient_accumulation_steps", "num_train_epochs", "optim", "lr_scheduler_type"}
@@ -33,7 +34,7 @@ class TrainArguments:
     """Where a training run takes its model and questions from. Defaults: the scale's."""
 
     model: str = field(default=None, metadata={"help": "Folder or hub id of the model to train."})
-    train: str = field(default=None, metadata={"help": "Questions to train on: AVQA's JSON lines, or any known form."})
+    train: str = field(default=None, metadata={"help": f"Questions to train on: {QUESTIONS}."})
     held_out: str | None = field(
         default=None, metadata={"help": "Questions that rank the checkpoints; none to hold out a part of --train."}
     )
@@ -117,7 +118,7 @@ def mapping(text: str) -> dict[str, str]:
     >>> mapping("question=text,answer=label")
     {'question': 'text', 'answer': 'label'}
     """
-    pairs = [pair.split("=") for pair in text.split(",")]
+    pairs = [pair.strip().split("=") for pair in text.split(",")]
     if not all(len(pair) == 2 for pair in pairs):
         raise argparse.ArgumentTypeError(f"{text!r}: give OURS=THEIRS pairs, as in question=text,answer=label")
     return dict(pairs)

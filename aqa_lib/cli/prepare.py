@@ -1,14 +1,13 @@
 """`prepare`: check a question file and its clips once, before a long run."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from . import options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     option = parser.add_argument
-    option("questions", help="AVQA's JSON lines, MMAU's JSON, or any JSON with --columns")
+    option("questions", help=f"{options.QUESTIONS}, with --columns where names differ")
     option("output", help="file for the questions that can be used: JSON lines in AVQA's form")
     option("--audio", help="folder of the clips; the question file's if not given")
     option("--columns", type=options.mapping, metavar="OURS=THEIRS,...", help="names in the file, as in evaluate")
@@ -18,9 +17,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from .. import tables
     from ..prepare import prepare
 
     given = (args.audio, args.columns, args.flac, args.workers, args.max_seconds)
     report = prepare(args.questions, args.output, *given)
-    root = "" if args.flac else f" --audio {args.audio or Path(args.questions).parent}"
+    root = "" if args.flac else f" --audio {args.audio or tables.folder(args.questions)}"
     print(f"{report}\nWritten: {args.output} and {args.output}.report.json. Then: train --train {args.output}{root}")

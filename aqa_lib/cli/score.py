@@ -25,6 +25,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="OUT",
         help="also write FILE in MMAU's official form, for the leaderboard",
     )
+    parser.add_argument(
+        "--tries",
+        metavar="KEY",
+        help="take FILEs as tries of one model, and say by this field (question_relation) what it never gets right",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -33,6 +38,8 @@ def run(args: Namespace) -> None:
 
     if args.official and len(args.files) > 1:
         raise AqaError("--official writes one file; give one FILE.")
+    if args.tries:
+        return tries(args)
     asked = None
     if args.questions:
         questions = dataset.read(args.questions, check_audio=False)
@@ -42,6 +49,29 @@ def run(args: Namespace) -> None:
         predictions.write_official(predictions.read(args.files[0]).rows, args.official, args.questions)
     if args.json:
         print(json.dumps(made if len(made) > 1 else made[0], indent=1, allow_nan=False))
+
+
+def tries(args: Namespace) -> None:
+    """Print what became of several tries, by a field of the questions."""
+    from .. import predictions
+    from ..results import unheard
+
+    if args.questions or args.official:
+        raise AqaError("--tries reads files that evaluate wrote; leave out --questions and --official.")
+    runs = [predictions.read(path) for path in args.files]
+    found = unheard.tries(runs, args.tries)
+    if not args.json:
+        return print(unheard.markdown(found, len(runs), args.tries))
+    by = {
+        name: {"wrong_in_all": made.never.to_dict(), "right": [x if x == x else None for x in made.right]}
+        for name, made in found.items()
+    }
+    labels, environment = runs[0].labels, runs[0].meta.get("environment")
+    print(
+        json.dumps(
+            {"tries": len(runs), "by": args.tries, "groups": by, "labels": labels, "environment": environment}, indent=1
+        )
+    )
 
 
 def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:

@@ -49,7 +49,7 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from transformers import set_seed
 
-    from .. import dataset, model
+    from .. import dataset, model, tables
     from ..runtime import checkpoints, files
 
     options.ensure_tiny(what.train)
@@ -68,7 +68,8 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     trainer.labels = {"model": what.model}
     for name, path in (("train", what.train), ("held_out", what.held_out)):
         if path:
-            trainer.labels |= {name: Path(path).name, f"{name}_sha256": files.sha256(path)}
+            file = tables.on_disk(path)
+            trainer.labels |= {name: Path(path).name, f"{name}_sha256": files.sha256(file) if file else None}
     if what.resume and not checkpoints.in_order(config.output_dir):
         print(f"no checkpoint in {config.output_dir} yet: starting from the base")
     trainer.train(resume_from_checkpoint=what.resume or None)

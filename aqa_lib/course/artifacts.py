@@ -18,6 +18,7 @@ from pathlib import Path
 from .. import scale
 from ..runtime import contents, locks
 from ..tiny import synth
+from . import kernel
 
 PACKAGE = Path(__file__).parents[1]
 VARIABLE = scale.ARTIFACTS
@@ -34,7 +35,7 @@ def load_or_build(name: str, build: Callable, **settings) -> Path:
 
     name: what a person calls it. settings: what JSON can hold; the scale and the code come by themselves. build gets a
     folder that may hold what an interrupted call left, and should resume it. Says which of the two it did. Raises
-    what build raises; nothing half-made is ever returned.
+    what build raises; nothing half-made is ever returned. A notebook's cell that is interrupted ends in one line.
     """
     made_by = {
         "scale": repr(scale.get()),
@@ -49,11 +50,10 @@ def load_or_build(name: str, build: Callable, **settings) -> Path:
         folder().mkdir(parents=True, exist_ok=True)
         with locks.hold(f"{draft}.lock", name, wait=math.inf):  # another notebook may be making it
             if not (done / RECORD).is_file():
-                print(
-                    f"{name}: {'going on with what was interrupted' if draft.exists() else 'not there yet, making it'}"
-                )
+                print(f"{name}: {'resuming what was interrupted' if draft.exists() else 'not there yet, making it'}")
                 draft.mkdir(parents=True, exist_ok=True)
-                build(draft, **settings)
+                with kernel.one_line_when_interrupted(name):
+                    build(draft, **settings)
                 (draft / RECORD).write_text(json.dumps({"name": name} | made_by, indent=1), encoding="utf-8")
                 draft.replace(done)
                 return done

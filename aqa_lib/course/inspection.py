@@ -1,26 +1,22 @@
-"""Look at a run's errors one by one: listen, read, compare with another run, and note the cause.
+"""Look at a run's errors one by one: select them, and show each as a card with its sound and its replies.
 
-Last step of the flow: `evaluation -> causes -> [inspection]`. Plain functions select rows and write them as HTML;
-`browse` only puts controls around them. The paper gives accuracies and shows no error. Whatever comes from a model, a
-question or a file name goes through `escape.html` and is shown as text, so that a reply such as
+Last step of the flow: `evaluation -> causes -> [inspection] -> browser`. Plain functions select rows and write them as
+HTML; `browser.browse` only puts controls around them. The paper gives accuracies and shows no error. Whatever comes
+from a model, a question or a file name goes through `escape.html` and is shown as text, so that a reply such as
 `<img src=x onerror=...>` is read and not run.
 """
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import ipywidgets as widgets
-
-from .. import audio, predictions, prompt
+from .. import audio, prompt
 from ..dataset import Question
 from ..escape import NO_MATH, html, plain
-from ..evaluation import choice_probabilities
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
-from ..results.causes import CAUSES, UNTAGGED, is_choice, kind, read_tags, tag
+from ..results.causes import is_choice, kind
 from ..runtime.errors import AqaError
 from . import show
 
@@ -92,8 +88,8 @@ def sound(question: Question | None) -> str:
     picture.savefig(file, format="webp", pil_kwargs={"quality": 80})  # a sixth of a PNG
     data = base64.b64encode(file.getvalue()).decode()
     label = plain(", ".join([name, f"{clip.seconds:.1f} s", *clip.notes]))
-    image = f'<img alt="Waveform and mel spectrogram of {html(label)}" src="data:image/webp;base64,{data}">'
-    return show.player(clip, label) + image
+    about = f'style="max-width: 100%" alt="Waveform and mel spectrogram of {html(label)}"'
+    return show.player(clip, label) + f'<img {about} src="data:image/webp;base64,{data}">'
 
 
 def card(
@@ -122,10 +118,10 @@ def card(
         f"<article {NO_MATH}>"
         f"<p><small>Question <bdi>{html(about)}</bdi></small><br>"
         f'<strong dir="auto">{html(first["question"])}</strong></p>'
-        f"{sound(question)}"
-        f'<table><thead><tr><th scope="col" {LEFT}>choice</th>{head}</tr></thead>'
+        f'<div style="display: flex; flex-wrap: wrap; gap: 0 1.5em"><div>{sound(question)}</div>'
+        f'<div style="flex: 1 1 20em"><table><thead><tr><th scope="col" {LEFT}>choice</th>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>"
-        f"{''.join(_reply(name, row, rule) for name, row in rows.items())}</article>"
+        f"{''.join(_reply(name, row, rule) for name, row in rows.items())}</div></div></article>"
     )
 
 
@@ -162,130 +158,3 @@ def table(rows: Iterable[Mapping], rule: str = "official", causes: Mapping[str, 
         lines.append("<tr>" + "".join(f'<td dir="auto" {LEFT}>{html(cell)}</td>' for cell in cells) + "</tr>")
     head = "".join(f'<th scope="col" {LEFT}>{column}</th>' for column in columns)
     return f"<table {NO_MATH}><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-# -- the browser -----------------------------------------------------------------------------------------------------
-
-
-class Browser:
-    """What `browse` shows. view: its widgets; rows: those that the controls leave; at: which of them is on the card."""
-
-    def __init__(self, runs, questions, models, rule):
-        if not runs:
-            raise AqaError('there is no run to browse; give {"name": "file of predictions"}.')
-        if strange := set(models) - set(runs):
-            raise AqaError(f"models names {min(strange)!r}, which is none of the runs {', '.join(runs)}.")
-        self.paths, self.models, self.rule = dict(runs), models, rule
-        self.runs = {name: predictions.read(path) for name, path in runs.items()}
-        self.questions = {question.id: question for question in questions}
-        self.known = {name: {} for name in runs}  # choice_probabilities, by run and question id
-        self.rows, self.at, self.card, self._filling = [], 0, "", False
-
-        def choose(description, options):
-            style = {"description_width": "initial"}
-            return widgets.Dropdown(options=options, description=description, style=style)
-
-        tasks = sorted({group(row, "task") for run in self.runs.values() for row in run.rows} - {""})
-        self.run = choose("run A", list(runs))
-        self.other = choose("run B", [("none", ""), *((name, name) for name in runs)])
-        self.pair = choose("right", PAIRS)
-        self.task = choose("task", ["all", *tasks])
-        self.kind = choose("kind", KINDS)
-        self.order = choose("order", ORDERS if set(models) == set(runs) else ORDERS[:-1])
-        self.previous, self.next = widgets.Button(description="Previous"), widgets.Button(description="Next")
-        self.place, self.saved = widgets.Label(), widgets.Label()
-        self.page = widgets.HTML()
-        self.cause = choose("cause", [(UNTAGGED, ""), *((name, name) for name in CAUSES)])
-        self.note = widgets.Text(description="note", continuous_update=False)
-        filters = [self.run, self.other, self.pair, self.task, self.kind, self.order]
-        controls = [filters[:3], filters[3:], [self.previous, self.next, self.place]]
-        tags = widgets.HBox([self.cause, self.note, self.saved])
-        self.view = widgets.VBox([*map(widgets.HBox, controls), self.page, tags])
-        for control in filters:
-            control.observe(lambda change: self.act(self.filter), "value")
-        for control in (self.cause, self.note):
-            control.observe(lambda change: self.act(self.save), "value")
-        self.previous.on_click(lambda button: self.act(self.show, self.at - 1))
-        self.next.on_click(lambda button: self.act(self.show, self.at + 1))
-        self.act(self.filter)
-
-    def _repr_mimebundle_(self, **options):
-        return self.view._repr_mimebundle_(**options)
-
-    def act(self, step, *arguments) -> None:
-        """Do what a control asks for; what is wrong is told above the card, since Jupyter hides a callback's error."""
-        try:
-            step(*arguments)
-        except ValueError as error:
-            self.page.value = alert(error) + self.card
-
-    def filter(self) -> None:
-        """Choose the rows that the controls ask for, and show the first."""
-        self.rows, self.card, run = [], "", self.runs[self.run.value]
-        self.pair.disabled = not self.other.value
-        rows = select(run.rows, self.task.value, self.kind.value, rule=self.rule)
-        if self.other.value and self.pair.value != "all":
-            found = pairs(run, self.runs[self.other.value], self.rule)
-            rows = [row for row in rows if found[row["id"]] == self.pair.value]
-        known = {}
-        if self.order.value == ORDERS[-1]:
-            known = {row["id"]: self.probabilities(self.run.value, row) for row in rows}
-        self.rows = select(rows, order=self.order.value, probabilities=known)
-        self.show(0)
-
-    def probabilities(self, name: str, row: Mapping) -> dict[str, float]:
-        """Give a run's probability of each choice, computed once; {} without its model or the clip."""
-        question, known = self.questions.get(row["id"]), self.known[name]
-        if question is None or name not in self.models:
-            return {}
-        if row["id"] not in known:
-            settings, question = self.runs[name].settings, replace(question, choices=tuple(row["choices"]))
-            asked = settings.get("style", 2), settings.get("audio", "heard")
-            try:
-                known[row["id"]] = choice_probabilities(*self.models[name], question, *asked)
-            except audio.AudioError:  # the card says so
-                known[row["id"]] = {}
-        return known[row["id"]]
-
-    def show(self, at: int) -> None:
-        """Show one of the chosen rows, and what was noted about it."""
-        self.at, n = at, len(self.rows)
-        self.card = self.draw(self.rows[at]) if n else "<p>No question is left; choose another task or kind.</p>"
-        self.page.value, self.place.value, self.saved.value = self.card, f"{at + 1 if n else 0} of {n}", ""
-        self.previous.disabled, self.next.disabled = at <= 0, at >= n - 1
-        self.cause.disabled = self.note.disabled = not n
-        if n:
-            tags = read_tags(self.paths[self.run.value]).get(self.rows[at]["id"], {"cause": "", "note": ""})
-            self._filling = True  # what the file says need not be saved
-            self.cause.value, self.note.value = tags["cause"], tags["note"]
-            self._filling = False
-
-    def draw(self, row: Mapping) -> str:
-        """Write a row's card, run B's reply beside run A's where there is a run B."""
-        names = filter(None, (self.run.value, self.other.value))
-        rows = {name: theirs for name in names for theirs in self.runs[name].rows if theirs["id"] == row["id"]}
-        known = {name: self.probabilities(name, theirs) for name, theirs in rows.items()}
-        return card(self.questions.get(row["id"]), rows, known, self.rule)
-
-    def save(self) -> None:
-        """Keep the cause and the note of the row on the card; they belong to run A."""
-        if self.rows and not self._filling:
-            self.saved.value = ""
-            tag(self.paths[self.run.value], self.rows[self.at]["id"], self.cause.value, self.note.value)
-            self.page.value, self.saved.value = self.card, "Saved."
-
-
-def browse(
-    runs: Mapping[str, str | Path],
-    questions: Sequence[Question] = (),
-    models: Mapping[str, tuple] | None = None,
-    rule: str = "official",
-) -> Browser:
-    """Browse runs in a notebook: choose, listen, read, set two side by side, note causes.
-
-    runs: names and files of predictions. questions: those that were asked, for their clips. models: each run's
-    `(model, processor)`, for the probabilities of the choices; computed as questions are looked at. rule: "official" or
-    "strict". Notes about run A are kept in `causes.tags_path` of its file. Raises PredictionsError for a file that
-    cannot be read.
-    """
-    return Browser(runs, questions, models or {}, rule)

@@ -1,21 +1,32 @@
 """Plan the paper's whole table at full scale: commands, hours, disk and memory, all of them estimates.
 
-Nothing here was run. The figures are worked out from the sizes of Qwen2-Audio-7B (8.4 B parameters) and from
-counted operations, so that a change of one assumption changes what follows from it.
+`results.paper, large.planner -> [plan] -> report --plan, study`. Nothing here was run. The figures are worked out from
+the sizes of Qwen2-Audio-7B (8.4 B parameters) and from counted operations, so that a change of one assumption changes
+what follows from it.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+from .. import model
+from .. import scale as scales
+from ..grpo import GRPOConfig
+from ..large import planner
+from ..results import paper
+from ..sft import SFTConfig
+from .recipes import LORA_R
 
 PEAK = 989  # TFLOP/s, bf16, of one H100
 SHARE = 0.35  # of the peak that is reached: an assumption
 TOKEN_SECONDS = 0.03  # to decode one token of all answers of a step: an assumption, about 7 times the floor
 QUESTIONS, STEPS = 16, 1000  # a step, and steps a run: the paper's
 TEST = 1000  # questions of MMAU Test-mini
-BASE_GB, CHECKPOINT_GB, AUDIO_GB = (
-    17,
-    42,
-    13,
-)  # weights in bf16; with optimizer; AVQA's clips as WAV, and MMAU's
+BASE_GB, CHECKPOINT_GB, AUDIO_GB = 17, 42, 13  # weights in bf16; with optimizer; AVQA's clips as WAV, and MMAU's
+TOKENS = {1: 12, 2: 12, 3: 60}  # of a typical answer, by prompt
+TRAIN, SFT = "python -m aqa_lib train", "python -m aqa_lib sft"
+COMMANDS = {"base": "", "sft": SFT, "sft-lora": f"{SFT} --lora_r {LORA_R}", "grpo": TRAIN}
 SEEDS = 3
 
 
@@ -26,10 +37,26 @@ class Job:
     name: str
     method: str
     style: int
-    command: str
-    tokens: int  # of a typical answer
-    answers: int  # to each question, in training
-    memory_gb: int
+
+    @property
+    def command(self) -> str:
+        """The training's command line; empty for the base."""
+        words = COMMANDS[self.method]
+        return words and f"{words} --prompt_style {self.style}"
+
+    @property
+    def tokens(self) -> int:
+        return TOKENS[self.style]
+
+    @property
+    def answers(self) -> int:
+        """Answers to each question, in training."""
+        return {"base": 0, "grpo": GRPOConfig.num_generations}.get(self.method, 1)
+
+    @property
+    def memory_gb(self) -> int:
+        """The smallest whole number of GB into which `plan --scale full` lays the row out: 30 s clips, 256 tokens."""
+        return _memory(self.method)
 
     @property
     def train_hours(self) -> float:
@@ -50,16 +77,24 @@ class Job:
         return 4 * TEST / 32 * (0.5 + 2 * self.tokens * TOKEN_SECONDS) / 3600
 
 
-TRAIN = "python -m aqa_lib train --prompt_style {style}"
-SFT = "python -m aqa_lib sft --prompt_style {style}"
-JOBS = (
-    Job("base, prompt 2", "base", 2, "", 12, 0, 20),
-    Job("base, prompt 3", "base", 3, "", 60, 0, 20),
-    Job("SFT full", "sft", 1, SFT, 12, 1, 62),
-    Job("SFT LoRA", "sft-lora", 1, SFT + " --lora_r 16", 12, 1, 24),
-    Job("GRPO, prompt 2", "grpo", 2, TRAIN, 12, 8, 64),
-    Job("GRPO, prompt 3", "grpo", 3, TRAIN, 60, 8, 70),
+JOBS = tuple(
+    Job(theirs.name.removeprefix("Qwen2-Audio, "), theirs.method, theirs.style or 1) for theirs in paper.OURS.values()
 )
+
+
+@cache
+def _memory(method: str) -> int:
+    full = scales.get("full")
+    config = GRPOConfig if method == "grpo" else SFTConfig
+    kind = full.grpo if method == "grpo" else full.sft
+    args = config(**kind | {"output_dir": "plan", "report_to": "none", "per_device_eval_batch_size": full.batch_size})
+    learn: Sequence[str] = () if method == "base" else model.PARTS
+    sizes = planner.ModelSizes.of(planner.skeleton(full.model, learn, LORA_R if method == "sft-lora" else None))
+    work = planner.Work.of(args, sizes)
+    if method == "base":
+        held = planner.phases(sizes, work, "fp32", None, 0, 0)
+        return math.ceil((sum(held["evaluation"].values()) + planner.RESERVE) / planner.GB)
+    return next(gb for gb in range(1, 1000) if planner.plan(sizes, work, gb * planner.GB, args).fits)
 
 
 def commands(job: Job, seeds: int = SEEDS) -> list[str]:
@@ -69,10 +104,9 @@ def commands(job: Job, seeds: int = SEEDS) -> list[str]:
     evaluate = f"python -m aqa_lib evaluate --style {job.style} --method {job.method} --controls"
     if not job.command:
         return [f"{evaluate} --output {folder}.jsonl"]
-    train = job.command.format(style=job.style)
     return [
         f"for seed in {' '.join(map(str, range(seeds)))}; do",
-        f"  {train} --seed $seed --output_dir {folder}-$seed",
+        f"  {job.command} --seed $seed --output_dir {folder}-$seed",
         f"  {evaluate} --train_seed $seed --model {folder}-$seed --output {folder}-$seed.jsonl",
         "done",
     ]
@@ -85,7 +119,7 @@ def markdown(seeds: int = SEEDS) -> str:
         "Estimates, all of them; nothing below was measured. One 80 GB GPU (H100), "
         f"{SHARE:.0%} of its peak reached, {QUESTIONS} questions a step, {STEPS} steps, {seeds} seeds.",
         "",
-        "| row | runs | hours to train one | minutes to evaluate one | memory, GB | disk, GB |",
+        "| row | runs | hours to train one | minutes to evaluate one | least memory, GB | disk, GB |",
         "|---|---|---|---|---|---|",
     ]
     hours, disk = 0.0, BASE_GB + AUDIO_GB
@@ -108,8 +142,8 @@ def markdown(seeds: int = SEEDS) -> str:
         "",
         f"In all about {hours:.0f} GPU-hours (the paper's own: 115 to 144 GPU-seconds a step), and on disk",
         f"{disk} GB: the base {BASE_GB}, clips {AUDIO_GB}, a model each trained run,",
-        f"and {2 * CHECKPOINT_GB} for the checkpoints of the run that is going on. Memory is with 24-bit",
-        "masters, 8-bit optimizer states and a streamed reference.",
+        f"and {2 * CHECKPOINT_GB} for the checkpoints of the current run. Memory is the least that",
+        "`python -m aqa_lib plan --scale full --memory GB` says fits: clips of 30 s, answers of 256 tokens.",
         "",
         "Data: AVQA's training questions and clips, and MMAU Test-mini of March 2025 for figures that may",
         "stand next to the paper's (v05.15.25 gives a table of its own); `data/README.md` says where they",

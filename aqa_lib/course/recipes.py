@@ -5,7 +5,7 @@ was interrupted; `row` keeps what they made and finds it again. Checkpoints are 
 never on the test set as in the paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from transformers import set_seed
 from .. import dataset, evaluation, foreign, model, reward, scale
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
+from ..results import paper
 from ..runtime.errors import AqaError
 from ..sft import LORA_RATE, SFTConfig, SFTTrainer
 from ..tiny import synth
-from . import artifacts
+from . import artifacts, live
 
 LORA_R = 16  # rank of the adapters of the paper's LoRA row, which it does not name
 REWARDS = {style: ("accuracy", reward.form_of(style).__name__) for style in (1, 2, 3)}
@@ -82,6 +83,7 @@ def _options(method: str, folder: str | Path, seed: int, **options) -> dict:
 
 def _finish(trainer: GRPOTrainer | SFTTrainer, folder: str | Path):
     """Train, from the last checkpoint where there is one, and save the best held-out model."""
+    live.attach(trainer)
     trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")) or None)
     trainer.save_model()
     trainer.save_state()
@@ -130,27 +132,23 @@ class Row:
         return self.training / "metrics.csv"
 
 
-ROWS = {  # how each is trained
-    "base-2": None,
-    "base-3": None,
-    "sft-1": (sft, {}),
-    "sft-lora-1": (sft, {"lora_r": LORA_R}),
-    "grpo-2": (grpo, {"style": 2}),
-    "grpo-3": (grpo, {"style": 3}),
-}
+def _training(method: str, style: int) -> tuple[Callable, dict] | None:
+    """Say how a row is trained: the recipe and its settings; None for the base."""
+    adapters = {"lora_r": LORA_R} if method == "sft-lora" else {}
+    return {"base": None, "grpo": (grpo, {"style": style})}.get(method, (sft, adapters))
 
 
 def row(name: str, seed: int = 0, controls: Sequence[str] = ()) -> Row:
     """Train and test a row of the paper, or find it where it was made before.
 
-    name: one of `ROWS`, the method and the prompt that it is tested with.
+    name: one of `paper.OURS`, the method and the prompt that it is tested with.
     """
-    if name not in ROWS:
-        raise AqaError(f"no row is named {name!r}; choose from {', '.join(ROWS)}.")
+    if name not in paper.OURS:
+        raise AqaError(f"no row is named {name!r}; choose from {', '.join(paper.OURS)}.")
     method, _, style = name.rpartition("-")
     training, labels = None, {"method": method}
-    if ROWS[name]:
-        recipe, settings = ROWS[name]
+    if how := _training(method, int(style)):
+        recipe, settings = how
         training = artifacts.load_or_build(f"{name}-seed{seed}", recipe, seed=seed, **settings)
         labels["train_seed"] = seed
     settings = {"path": str(training) if training else None, "style": int(style), "controls": list(controls)}

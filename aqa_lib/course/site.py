@@ -31,7 +31,7 @@ from nbformat import NotebookNode
 from .. import audio, evaluation, predictions, prompt, scale
 from ..dataset import Question
 from ..predictions import Predictions
-from ..results import causes
+from ..results import causes, paper
 from . import artifacts, recipes, render
 
 PAGES = Path(__file__).with_name("pages")  # the templates
@@ -216,7 +216,7 @@ def sections(books: Mapping[str, NotebookNode]) -> list[dict[str, str]]:
 def runs(questions: Sequence[Question]) -> tuple[dict[str, Predictions], str]:
     """Gather the rows of the results table that were made before, or ask the base; say which."""
     found = {}
-    for name in recipes.ROWS:
+    for name in paper.OURS:
         files = [*artifacts.folder().glob(f"{name}-seed0-answers-*/predictions.jsonl")]
         for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             run = predictions.read(file)

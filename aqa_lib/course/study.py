@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 RATES = {"tiny": (3e-5, 1e-4, 2e-4, 5e-4, 1e-3)}  # by scale; elsewhere the scale's own rates are taken
 WORLD = scales.TINY.with_name("study")  # the tiny world with more questions to choose on and to test on
 CONTROLS = "--controls"
-PROGRAM = ["python", "-m", "aqa_lib"]  # how `plan` begins a command
+PROGRAM = ["python", "-m", "aqa_lib"]  # how a command of `plan` begins
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def runs(
             if seed is None:
                 evaluate += [CONTROLS]
             else:
-                words = shlex.split(job.command.format(style=job.style))[len(PROGRAM) :]
+                words = shlex.split(job.command)[len(PROGRAM) :]
                 train = (*words, "--seed", str(seed), "--output_dir", str(at), *train_options, *rate)
                 evaluate += ["--model", str(at), "--train_seed", str(seed)]
             made.append(Run(name, job.method, job.style, seed, at, train, tuple(evaluate)))

@@ -1,9 +1,9 @@
-"""Shard a model that no single card can hold (`--fsdp`, FSDP2): each rank keeps its part of every tensor.
+"""Shard a model that no single GPU can hold (`--fsdp`, FSDP2): each rank keeps its part of every tensor.
 
 Weights, gradients and optimizer states are sharded; a layer's weights are gathered whenever it computes. The layout is
-ours and not accelerate's, which shards on GPUs alone (here it is tested on CPUs), keeps all trained weights in float32,
-and gathers the head anew for each chunk of answers that it sees, when ranks differ in how many they have. What is
-saved is whole, so that a checkpoint can be resumed with any number of processes, with or without FSDP.
+ours, not accelerate's, which shards only on GPUs (ours is tested on CPUs), keeps all trained weights in float32, and
+gathers the head again for each chunk of answers, of which ranks have different numbers. What is saved is whole, so a
+checkpoint can be resumed with any number of processes, with or without FSDP.
 """
 
 from typing import Any
@@ -23,9 +23,9 @@ from ..runtime.distributed import rank_and_world_size
 def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None, tower: bool = True) -> None:
     """Shard a model's weights among all ranks, in place, and move each rank's part to its device.
 
-    dtype: what weights are gathered as, and so computed with; their own if not given. tower: whether to shard the
-    audio tower and the projector too. They need not be where both are frozen: `AudioCache` then runs them on new
-    clips only, of which one rank has more than another.
+    dtype: what weights are gathered as, and so computed with; by default their own. tower: whether to shard the audio
+    tower and the projector too. Leave them whole if both are frozen: `AudioCache` then runs them only on new clips, of
+    which one rank may have more than another.
     """
     if isinstance(model, FSDPModule):
         return
@@ -44,13 +44,13 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
     }
     for layer in layers:
         fully_shard(layer, **options)
-    fully_shard(model, **options)  # embeddings, head, norms, projector: gathered once a pass
+    fully_shard(model, **options)  # embeddings, head, norms, projector: gathered once per pass
     model.run_as_forward = lambda function, *args, **kwargs: function(model, *args, **kwargs)
     register_fsdp_forward_method(model, "run_as_forward")
 
 
 def full_tensor(value: Any) -> Any:
-    """Gather a sharded tensor in every rank; anything else is returned as it is.
+    """Gather a sharded tensor on every rank; return anything else as it is.
 
     >>> full_tensor(1.5)
     1.5
@@ -72,9 +72,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def full_states(optimizer: torch.optim.Optimizer, states: dict) -> dict:
-    """Gather an optimizer's states in rank 0, as if nothing were sharded.
+    """Gather an optimizer's states on rank 0, as if nothing were sharded.
 
-    A hook of its `state_dict`, which all ranks must call.
+    This is a hook on its `state_dict`, which all ranks must call.
     """
 
     def in_rank_0(shards: DTensor) -> Tensor | None:
@@ -85,7 +85,7 @@ def full_states(optimizer: torch.optim.Optimizer, states: dict) -> dict:
 
 
 def load_states(optimizer: torch.optim.Optimizer, states: dict) -> None:
-    """Load full states, of which every rank keeps its part."""
+    """Load full states, of which each rank keeps its own part."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for index, values in states["state"].items():
         for name, value in values.items():

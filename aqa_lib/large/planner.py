@@ -1,10 +1,10 @@
 """Count the memory of a training run before it starts, and choose what fits.
 
-`model, masters -> [planner] -> training`. The paper needs eight 80 GB cards, with the masters offloaded to their hosts;
-whether one card can do it is arithmetic, and this module does it: how weights are kept (`masters.MASTERS`), where the
-reference is, how many tokens a pass may hold, and from how many on activations are recomputed in the backward pass.
-Weights, gradients and states are exact. Activations are those that autograd saves, counted tensor by tensor on a small
-model (tests/large/test_planner.py: within 5 %); CUDA's kernels save a little more or less. GB are 10^9 bytes.
+`model, masters -> [planner] -> training`. The paper needs eight 80 GB cards, with the masters offloaded to their hosts.
+Whether one card can do it is arithmetic, and this module does it: how weights are kept (`masters.MASTERS`), where the
+reference is, how many tokens a pass may hold, and above how many the backward pass recomputes activations. Weights,
+gradients and states are exact. Activations are those that autograd saves, counted tensor by tensor on a small model
+(tests/large/test_planner.py: within 5 %); CUDA's kernels save a little more or less. A GB is 10^9 bytes.
 
     python -m aqa_lib plan --scale full --memory 80
 """
@@ -24,11 +24,11 @@ from .masters import MASTERS, refusal
 
 GB = 1e9
 RESERVE = 2 * GB  # CUDA's context and workspaces, and what its allocator cannot use: an assumption
-NF4 = 0.516  # bytes of a 4-bit weight, with its doubly quantized scales
-TEXT_TOKENS = 30  # of a prompt, besides its clip
-FORWARD = 4  # times the tokens that a pass without gradients may hold
-TOKENS = 8192  # of a pass where memory is not known
-SHARE = 0.9  # of what is left is given to activations, whose count is an estimate
+NF4 = 0.516  # bytes per 4-bit weight, including its doubly quantized scales
+TEXT_TOKENS = 30  # in a prompt, besides its clip
+FORWARD = 4  # a pass without gradients may hold this many times the tokens of one with them
+TOKENS = 8192  # in a pass, if the memory is not known
+SHARE = 0.9  # of what is left goes to activations, whose count is an estimate
 ITEMS = (
     "weights", "gradients", "states", "reference", "autocast's copies", "gathered", "cache", "activations", "logits",
 )  # fmt: skip
@@ -53,7 +53,7 @@ def qwen2_audio_7b() -> Qwen2AudioConfig:
 
 
 def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: str = "auto") -> nn.Module:
-    """Build a model of the right shapes without weights, on the meta device; raise OSError if it has no config."""
+    """Build a model of the right shapes without weights, on the meta device; raises OSError if it has no config."""
     config = qwen2_audio_7b() if name == "Qwen/Qwen2-Audio-7B-Instruct" else AutoConfig.from_pretrained(name)
     dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
@@ -66,7 +66,7 @@ def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What decides a model's memory. learn: the sizes of its trained tensors; frozen: bytes of the others."""
+    """What determines a model's memory. learn: the sizes of its trained tensors; frozen: bytes of the others."""
 
     learn: tuple[int, ...]
     low: bool  # some of them are in half precision
@@ -88,15 +88,15 @@ class ModelSizes:
 
     @classmethod
     def of(cls, model: nn.Module, quantization: str | None = None) -> "ModelSizes":
-        """Measure a model; `quantization`: what the weights of a skeleton will be."""
+        """Measure a model. quantization: how the weights of a skeleton will be quantized."""
         p, text = parts(model), model.config.get_text_config()
         packed = set()
-        if quantization:  # linear layers but the head
+        if quantization:  # all linear layers but the head
             packed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m is not p.head}
         parameters = list(model.parameters())
         frozen = sum(
             w.numel() * (NF4 if id(w) in packed else 2 * NF4 if w.dtype == torch.uint8 else w.element_size())
-            for w in parameters  # two weights of a model that is loaded in 4 bits are in a byte
+            for w in parameters  # a model loaded in 4 bits has two weights in a byte
             if not w.requires_grad
         )
         matrices = {id(w) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d) for w in m.parameters()}
@@ -129,7 +129,7 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step does. prompt, answer: tokens of each; questions, generations: of a step, and answers to each."""
+    """What a step does. prompt, answer: tokens in each; questions: per step; generations: answers to each."""
 
     prompt: int
     answer: int
@@ -164,15 +164,15 @@ class Work:
 
     @property
     def row(self) -> int:
-        """Tokens of one question with all its answers, whose last ones are not run."""
+        """Tokens of one question with all its answers; the last token of an answer is not run."""
         return self.prompt + self.generations * (self.answer - 1)
 
 
 def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> float:
-    """Count the bytes that a pass keeps for the backward pass, for each of its tokens.
+    """Count the bytes per token that a forward pass keeps for the backward pass.
 
-    Counts every token as an audio token, with two positions in the tower; `recompute` keeps each layer's input, and
-    all of one layer.
+    Every token counts as an audio token, with two positions in the tower. recompute: keep each layer's input, and all
+    of one layer.
     """
     wide = 2 if MASTERS[master].width == 2 or (a.adapters and work.half) else 4  # of the residual stream
     w = 2 if work.half else wide  # of what is computed with
@@ -196,7 +196,7 @@ def saved_per_token(a: ModelSizes, work: Work, master: str, recompute: bool) -> 
 
 
 def forward_per_token(a: ModelSizes, work: Work, master: str) -> float:
-    """Count the bytes for each token of a pass without gradients: one layer's, at their most."""
+    """Count the bytes per token of a pass without gradients: those of one layer, at its peak."""
     w = 2 if work.half else MASTERS[master].width
     return 3 * w * a.inner + (8 * w + 8) * a.hidden + 2 * w * (2 * a.tower_inner + 6 * a.tower_hidden)
 
@@ -204,7 +204,8 @@ def forward_per_token(a: ModelSizes, work: Work, master: str) -> float:
 def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens: int, plain: int) -> dict[str, dict]:
     """Count the bytes held in each phase of a step, by what holds them.
 
-    reference: where it is kept, None without one. tokens: at most in a pass; plain: at most without recomputing.
+    reference: where it is kept, None without one. tokens: the most in a pass. plain: the most in one that does not
+    recompute activations.
     """
     row, count = MASTERS[master], sum(a.learn)
     shared = work.shards > 1
@@ -219,7 +220,7 @@ def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens
             "streamed": a.streamed * narrow,
         }[reference],
     }
-    gathered = shared * (a.streamed + a.vocab * a.hidden)  # weights: two layers, and what is in no layer
+    gathered = shared * (a.streamed + a.vocab * a.hidden)  # weights: two layers, and all that is in no layer
     gradients = {"gradients": count * row.width / work.shards}
     steps = {"autocast's copies": copies, "gathered": gathered * narrow}
     backward = {"gathered": gathered * (2 * narrow + 4)}  # and their gradients, which are summed in float32
@@ -233,7 +234,7 @@ def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens
     def decoding(questions: int, G: int) -> dict[str, float]:
         cache = questions * (work.prompt + G * work.answer) * 2 * a.layers * a.kv * narrow
         return {
-            "cache": cache * (1 + 1 / a.layers),  # prompts that are answered leave it by copying, a layer at a time
+            "cache": cache * (1 + 1 / a.layers),  # finished prompts leave it by copying, one layer at a time
             "activations": questions * work.prompt * forward,
             "logits": 16 * a.vocab * questions * G,
         }
@@ -243,7 +244,7 @@ def phases(a: ModelSizes, work: Work, master: str, reference: str | None, tokens
         "rollout": held | carried | steps | decoding(work.questions, work.generations),
         "reference": held | carried | {"gathered": gathered * narrow, "activations": ahead, "logits": logits},
         "policy": held | gradients | steps | backward | {"activations": saved, "logits": logits},
-        # a compiled or fused step needs nothing; the others a few copies of the largest tensor in float32
+        # a compiled or fused step needs nothing more; the others, a few copies of the largest tensor in float32
         "update": held | gradients | {"activations": 0 if master in ("fp32", "24bit") else 12 * max(a.learn)},
         "evaluation": held | steps | decoding(work.asked, 1),
     }
@@ -272,11 +273,11 @@ class Plan:
 
 
 def plan(a: ModelSizes, work: Work, limit: float | None, args, device=None) -> Plan:
-    """Lay a run out in `limit` bytes: with the first of the masters, and then of the reference's places, that fits.
+    """Lay a run out in `limit` bytes, with the first master, and then the first place for the reference, that fits.
 
-    device: only masters that can be used there are considered; None for some other machine. What `args` settles
-    (master, reference, max_tokens_per_forward, checkpoint_above) stays. Where nothing fits, the smallest is returned;
-    without a limit, the first.
+    device: only masters that work there are considered; None for some other machine. What `args` settles (master,
+    reference, max_tokens_per_forward, checkpoint_above) stays. If nothing fits, the smallest is returned; without a
+    limit, the first.
     """
     masters = [args.master]
     if args.master == "auto":
@@ -294,7 +295,7 @@ def plan(a: ModelSizes, work: Work, limit: float | None, args, device=None) -> P
 
 def _lay_out(a: ModelSizes, work: Work, limit: float | None, args, master: str, reference: str | None) -> Plan:
     most = work.questions * work.row
-    least = most if work.single_pass else work.row  # a question is not cut
+    least = most if work.single_pass else work.row  # a question is never split
     tokens, plain = getattr(args, "max_tokens_per_forward", None), getattr(args, "checkpoint_above", None)
     if limit is None:
         tokens = tokens or (most if work.single_pass else TOKENS)
@@ -335,7 +336,7 @@ def table(plan: Plan, a: ModelSizes, work: Work) -> str:
 
 
 def card(args) -> float | None:
-    """Return the bytes that a run may use: `args.memory` GB, else all of the GPU; None where neither is known."""
+    """Return the bytes that a run may use: `args.memory` GB, else all of the GPU; None if neither is known."""
     if args.memory:
         return args.memory * GB
     if args.device.type == "cuda":
@@ -344,7 +345,7 @@ def card(args) -> float | None:
 
 
 def settle(a: ModelSizes, args, prompt: int | None = None) -> Plan:
-    """Choose what `args` leaves open by the device's memory, write it into `args`, and refuse what cannot fit."""
+    """Choose what `args` leaves open to suit the device's memory, write it into `args`, and refuse what cannot fit."""
     made = plan(a, Work.of(args, a, prompt), card(args), args, args.device)
     if not made.fits:
         raise AqaError(
@@ -365,15 +366,15 @@ def advice(a: ModelSizes, args, limit: float, device=None, prompt: int | None = 
     four = replace(lora, frozen=NF4 * count + (2 - NF4) * 2 * a.vocab * a.hidden)  # embeddings and head stay
     quarter = {name: max(getattr(args, name) // 4, 1) for name in LOWERED}
     lower = "lower " + ", ".join(f"{name} to {value}" for name, value in quarter.items())
-    four_bit = "train adapters of a 4-bit model (lora_r 16, quantization 4bit)"
+    four_bit = "train adapters on a 4-bit model (lora_r 16, quantization 4bit)"
     changes = [
-        ("set gradient_checkpointing", a, {"gradient_checkpointing": True}),
+        ("turn on gradient_checkpointing", a, {"gradient_checkpointing": True}),
         *(
             (f"pip install {row.package} for master {name}", a, {"master": name})
             for name, row in MASTERS.items()
             if args.master == "auto" and device and refusal(name, device) and not (row.cuda and device.type != "cuda")
         ),
-        ("leave master, reference and the tokens of a pass to be chosen", a, AUTO),
+        ("let master, reference and the tokens of a pass be chosen for you", a, AUTO),
         *(
             (f"lower {name} to {getattr(args, name) // 2}", a, {name: getattr(args, name) // 2})
             for name in LOWERED

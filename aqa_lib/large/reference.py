@@ -2,7 +2,7 @@
 
 `model -> [reference] -> grpo`. The paper holds a whole second model on every card. Here frozen parts are shared with
 the policy, what is computed in half precision is kept in half precision, and the layers may wait in host memory, each
-sent to the device while the one before it computes. All give the same log-probabilities to the last bit.
+sent to the device while the one before it computes. None of this changes a single bit of the log-probabilities.
 """
 
 import copy
@@ -16,10 +16,10 @@ PLACES = ("auto", "resident", "streamed")
 
 
 def make(model: nn.Module, place: str = "resident", dtype: torch.dtype | None = None) -> nn.Module:
-    """Copy a model as it is now, frozen.
+    """Return a frozen copy of a model as it is now.
 
     place: "resident" (on the policy's device) or "streamed" (layers and embeddings in host memory). dtype: what
-    autocast computes in, which its matrices can then be kept in. Parameters that are not trained are the model's own.
+    autocast computes in, so that the matrices can be kept in it. Untrained parameters are shared, not copied.
     """
     shared = {id(p): p for p in model.parameters() if not p.requires_grad}
     device = next(model.parameters()).device
@@ -53,8 +53,8 @@ def _look_up_on_host(table: nn.Embedding, device: torch.device) -> None:
 class Stream:
     """Run layers whose weights wait in host memory, sending each while the one before it computes.
 
-    The device holds two layers at a time, in two buffers that take turns. Without a GPU the same copies are made one
-    after the other.
+    The device holds two layers at a time, in two alternating buffers. Without a GPU the same copies are made one after
+    the other.
     """
 
     def __init__(self, layers: list[nn.Module], device: torch.device):
@@ -77,7 +77,7 @@ class Stream:
         if self.copies is None:
             buffer[: len(flat)].copy_(flat)
         else:
-            # not before the layer that was in this buffer, and is queued already, has been computed
+            # wait until the layer now in this buffer, whose work is already queued, has been computed
             self.copies.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.copies):
                 buffer[: len(flat)].copy_(flat, non_blocking=True)
@@ -99,11 +99,11 @@ class Stream:
 
 
 def _views(flat: Tensor | None, layer: nn.Module) -> tuple[list[Tensor], int]:
-    """Lay a layer's weights out in one buffer of bytes; return them as views of it, and the bytes they take."""
+    """Lay out a layer's weights in one buffer of bytes; return them as views of it, and the bytes they take."""
     views, start = [], 0
     for weight in layer.parameters():
         size = weight.numel() * weight.element_size()
         if flat is not None:
             views.append(flat[start : start + size].view(weight.dtype).view(weight.shape))
-        start += -(-size // 256) * 256  # where CUDA would begin a tensor
+        start += -(-size // 256) * 256  # CUDA's own alignment of tensors
     return views, start

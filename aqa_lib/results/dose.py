@@ -101,9 +101,8 @@ def points(rows: Sequence[dict], along: str, methods: Sequence[str] = ("sft", "s
         for method, found in curves.items():
             verdicts = found.get(value)
             row[NAMES[method]] = "" if verdicts is None else f"{interval(percent(verdicts))} ({len(verdicts)})"
-        sft, grpo = (curves.get(method, {}).get(value) for method in ("sft", "grpo"))
-        both = sft is not None and grpo is not None
-        row["GRPO - SFT"] = interval(difference(grpo, sft), signed=True) if both else ""
+        found = _difference(rows, ("grpo", "last"), ("sft", "last"), along, value)
+        row["GRPO - SFT"] = interval(found, signed=True) if found else ""
         found_rows.append(row)
     return found_rows
 
@@ -113,21 +112,30 @@ def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     return stats.paired_bootstrap(100 * a.mean(0), 100 * b.mean(0))
 
 
+def _difference(rows: Sequence[dict], a: tuple, b: tuple, along: str, value: float) -> tuple | None:
+    """Subtract two (method, weights) at a point of a curve, over the seeds that both have; None without any."""
+    fixed = FIXED | {along: value}
+    at = [row for row in rows if all(row[key] == fixed[key] for key in fixed)]
+    seeds = {row["seed"] for row in at if row["method"] == a[0]} & {row["seed"] for row in at if row["method"] == b[0]}
+    both = [row for row in at if row["seed"] in seeds]
+    return difference(*(curve(both, method, along, weights)[value] for method, weights in (a, b))) if seeds else None
+
+
 def repaired(rows: Sequence[dict]) -> list[dict]:
     """List SFT and its repairs at 30 % wrong labels next to GRPO: percent right, and the difference to GRPO."""
-    grpo = curve(rows, "grpo", "wrong").get(DOSE)
     found_rows = []
     for method, weights in [
         ("grpo", "last"), ("sft", "last"), ("sft", "chosen"), ("sft-lora", "last"), ("sft-filtered", "last"),
         ("raft", "last"), ("dft", "last"),
     ]:  # fmt: skip
         verdicts = curve(rows, method, "wrong", weights).get(DOSE)
-        if verdicts is None or grpo is None:
+        against = _difference(rows, (method, weights), ("grpo", "last"), "wrong", DOSE)
+        if against is None:
             continue
         name = NAMES[method] + (", stopped early" if weights == "chosen" else "")
         row = {"method": name, "right": interval(percent(verdicts)), "seeds": len(verdicts)}
         if method != "grpo":
-            points, low, high = difference(verdicts, grpo)
+            points, low, high = against
             verdict = "ties" if low <= 0 <= high else "wins" if low > 0 else "loses"
             row |= {"minus GRPO": interval((points, low, high), signed=True), "against GRPO": verdict}
         found_rows.append({key: row.get(key, "") for key in ("method", "right", "seeds", "minus GRPO", "against GRPO")})

@@ -14,7 +14,7 @@ THEIR_N = 1000  # questions behind each of their averages
 class Theirs:
     """One row of the paper's table 2 or its repository, in percent on MMAU Test-mini 2025-03-25.
 
-    method, style: what our record says of a run that reproduces it; None where this package cannot.
+    method, style: what our record says of a run that reproduces it; a row without a method this package cannot make.
     """
 
     name: str
@@ -23,7 +23,12 @@ class Theirs:
     speech: float
     average: float
     method: str | None = None
-    style: int | None = None  # None: any prompt
+    style: int | None = None  # None: any prompt, and prompt 1 where we train it
+
+    @property
+    def key(self) -> str:
+        """The row's short name here: its method and its prompt, as in `grpo-2`."""
+        return f"{self.method}-{self.style or 1}"
 
 
 THEIRS = (
@@ -42,6 +47,7 @@ THEIRS = (
     Theirs("Qwen2-Audio, GRPO + prompt 2, second run", 68.77, 64.37, 63.66, 65.60),
     Theirs("Qwen2-Audio, GRPO + prompt 3 (think)", 66.67, 62.87, 53.75, 61.10, "grpo", 3),
 )
+OURS = {theirs.key: theirs for theirs in THEIRS if theirs.method}  # the rows that this package makes
 BASE, SFT, SFT_LORA, GRPO, THINK = (
     "Qwen2-Audio, direct",
     "Qwen2-Audio, SFT full + prompt 1",

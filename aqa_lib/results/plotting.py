@@ -115,6 +115,26 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
     return figure
 
 
+def progress(
+    metrics: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    panels: Mapping[str, str],
+    last: int,
+    held_out: int = 0,
+) -> Figure:
+    """Plot curves of a run that is under way in one row. metrics: steps and values by name; panels: name to label.
+
+    last: the step that the run will end with. held_out: number of held-out questions, for 95 % intervals.
+    """
+    with rc_context(STYLE):
+        figure = Picture(figsize=(10, 2.2), layout="constrained")
+        axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+        for axis, (name, label) in zip(axes, panels.items(), strict=False):
+            steps, values = (np.asarray(part) for part in metrics[name])
+            _line(axis, steps, values, "", METHOD_COLOURS["grpo"], held_out if name == "eval_accuracy" else 0)
+            axis.set(xlim=(-0.03 * last, 1.03 * last), xlabel="optimizer step", ylabel=label)
+    return figure
+
+
 def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
     if len(steps) > 60 and not questions:  # many noisy points: their average, over them
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)

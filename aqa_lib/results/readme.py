@@ -72,6 +72,21 @@ def pulls() -> str:
     return "\n".join(lines)
 
 
+def tries() -> str:
+    """Write what a trained model answered to its training questions, asked several times: `unheard.json`."""
+    file = RESULTS / "unheard.json"
+    if not file.exists():
+        return "(not run)"
+    made = json.loads(file.read_text(encoding="utf-8"))
+    lines = [f"| relation | questions | wrong in all {made['tries']} tries (%) [95 %] | right, of all tries (%) |"]
+    lines.append("|---|---|---|---|")
+    for name, row in made["groups"].items():
+        never, (low, high) = row["wrong_in_all"], row["wrong_in_all"]["interval"]
+        right = "{:.1f} [{:.1f}, {:.1f}]".format(*row["right"])
+        lines.append(f"| {name} | {never['n']} | {never['percent']:.1f} [{low:.1f}, {high:.1f}] | {right} |")
+    return "\n".join(lines)
+
+
 def blocks() -> dict[str, str]:
     """Return each block's text by its name."""
     rows = dose.read(RESULTS / "dose.jsonl")
@@ -84,6 +99,7 @@ def blocks() -> dict[str, str]:
         "mechanism": dose.table(dose.mechanism(rows)),
         "pulls": pulls(),
         "study": study(),
+        "tries": tries(),
     }
 
 

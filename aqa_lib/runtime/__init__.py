@@ -1,4 +1,4 @@
-"""Files, checkpoints, faults, processes: what knows no audio and no model.
+"""Files, checkpoints, faults, processes: code that knows nothing of audio or models.
 
-Imports nothing else of the package; everybody may import it.
+It imports nothing else from the package; any module may import it.
 """

@@ -1,9 +1,9 @@
-"""Keep checkpoints that survive a kill: each is whole, or not there, or recognized as damaged.
+"""Write checkpoints that survive a kill: each is whole, absent, or recognized as damaged.
 
 `[checkpoints] -> training`. transformers' Trainer writes into `checkpoint-N` file by file, prunes, and resumes from the
-highest N, whole or not. Here a checkpoint is written to one side, gets a list of its files with their sizes and sha256,
-is flushed to the disk and only then renamed to `checkpoint-N`; older ones are pruned after that, and one that does not
-match its list is reported and skipped.
+highest N, whole or not. Here a checkpoint is first written to a temporary folder, with a list of its files, their sizes
+and sha256; it is flushed to disk and only then renamed to `checkpoint-N`. Older ones are pruned after that, and one
+that does not match its list is reported and skipped.
 """
 
 import errno
@@ -18,9 +18,9 @@ from pathlib import Path
 from .errors import AqaError
 from .files import sha256
 
-ASIDE = ".saving"  # where a checkpoint is written, inside the run's folder
-GONE = ".pruned"  # where one goes that is being deleted, so that no half of it keeps its name
-LIST = "files.json"  # when a checkpoint was saved, and the size and sha256 of its files
+ASIDE = ".saving"  # where a checkpoint is first written, inside the run's folder
+GONE = ".pruned"  # where a checkpoint is moved to be deleted, so that no half-deleted one keeps its name
+LIST = "files.json"  # when a checkpoint was saved, and the size and sha256 of each file
 
 NAME = re.compile(r"checkpoint-(\d+)")
 FINISHED = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "trainer_state.json")
@@ -33,7 +33,7 @@ class CheckpointError(AqaError):
 
 
 def seal(folder: Path) -> None:
-    """Write the list of a folder's files into it, and flush all of it to the disk."""
+    """Write a list of a folder's files into it, and flush everything to disk."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / LIST]
     listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in files}
     (folder / LIST).write_text(json.dumps({"saved": time.time(), "files": listed}, indent=1), encoding="utf-8")
@@ -51,20 +51,20 @@ def put(folder: Path, run: Path) -> None:
 
 
 def prune(run: Path, limit: int | None, best: str | None, newest: str | None = None) -> None:
-    """Delete the oldest checkpoints until `limit` are left; the newest and the best one stay in any case.
+    """Delete the oldest checkpoints until `limit` are left; the newest and the best always stay.
 
-    newest: the one just saved; later ones, damaged and skipped, are neither counted nor touched.
+    newest: the one just saved; later ones, which were damaged and skipped, are neither counted nor touched.
     """
     found = [path for path in in_order(run) if newest is None or step_of(path) <= step_of(Path(newest))]
     kept = {path for path in found if best and path.name == Path(best).name} | set(found[-1:])
     spare = [path for path in found if path not in kept]
     for path in spare[: max(0, len(found) - max(limit or len(found), len(kept)))]:
         _remove(path)
-    shutil.rmtree(run / GONE, ignore_errors=True)  # of an earlier run that was killed here
+    shutil.rmtree(run / GONE, ignore_errors=True)  # left by an earlier run that was killed at this point
 
 
 def in_order(run: Path) -> list[Path]:
-    """List the checkpoints of a run by their steps; clocks are set back, and `checkpoint-4-keep` is the user's own."""
+    """List a run's checkpoints by step, not by time: clocks get set back. `checkpoint-4-keep` is the user's own."""
     found = [path for path in Path(run).glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of)
 
@@ -82,39 +82,39 @@ def step_of(checkpoint: Path) -> int:
 
 
 def refuse_other_run(run: Path, checkpoint: Path | None) -> None:
-    """Raise CheckpointError where a training would write over another, or over a later part of its own.
+    """Raise CheckpointError if training would overwrite another run, or later checkpoints of its own.
 
-    checkpoint: what it resumes from; None where it starts anew.
+    checkpoint: what it resumes from; None if it starts from scratch.
     """
     run, found = Path(run), in_order(Path(run))
     if checkpoint is not None and Path(checkpoint).resolve().parent == run.resolve():
         later = [path for path in found if step_of(path) > step_of(checkpoint) and not fault(path)]
         if later:
             raise CheckpointError(
-                f"{later[-1]} is later than {Path(checkpoint).name} and would be written over: resume from it, or move "
+                f"{later[-1]} is later than {Path(checkpoint).name} and would be overwritten: resume from it, or move "
                 "it away."
             )
         return
     there = [path.name for path in found[-1:]] or [name for name in FINISHED if (run / name).exists()]
     if there:
         raise CheckpointError(
-            f"{run} holds another run ({there[0]}), which would be written over: continue it with --resume "
+            f"{run} holds another run ({there[0]}), which would be overwritten: resume it with --resume "
             "(train(resume_from_checkpoint=True)), or choose another output_dir."
         )
 
 
 def fault(folder: str | Path) -> str | None:
-    """Say what is wrong with a checkpoint; None where all its files are as they were written."""
+    """Return what is wrong with a checkpoint, or None if all its files are as they were written."""
     folder = Path(folder)
     if not folder.is_dir():
         return "is not a folder"
     files = _list(folder).get("files")
     if not files:
-        return f"has no {LIST} that can be read, so its saving was never finished"
+        return f"has no readable {LIST}, so saving it never finished"
     for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
-            return f"lacks {name}"
+            return f"is missing {name}"
         if path.stat().st_size != size:
             return f"has {path.stat().st_size} bytes of {name} where {size} were written"
         if sha256(path) != digest:
@@ -123,9 +123,9 @@ def fault(folder: str | Path) -> str | None:
 
 
 def last_whole(run: str | Path) -> Path | None:
-    """Find the checkpoint to resume from; None where there is none at all.
+    """Find the checkpoint to resume from; None if there are no checkpoints at all.
 
-    Damaged ones are named in a warning and skipped. Raises CheckpointError where all are damaged.
+    Damaged ones are named in a warning and skipped. Raises CheckpointError if all are damaged.
     """
     found = in_order(Path(run))
     for path in reversed(found):
@@ -138,8 +138,8 @@ def last_whole(run: str | Path) -> Path | None:
 
 
 def not_saved(run: Path, name: str, error: Exception) -> CheckpointError:
-    """Say why a checkpoint could not be written, and remove the half that was."""
-    # torch speaks of an unexpected position where a disk is full
+    """Return an error that says why a checkpoint could not be written, and remove the half that was."""
+    # on a full disk torch merely reports an unexpected position
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or _no_space(run)
     shutil.rmtree(run / ASIDE, ignore_errors=True)
     reason = "the disk is full" if full else (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -171,7 +171,7 @@ def _remove(path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
+    if path.is_dir() and os.name != "posix":  # other systems cannot open a folder, and need not
         return
     number = os.open(path, os.O_RDONLY)
     try:

@@ -1,7 +1,7 @@
-"""Tell what files hold, cheaply: so that a replaced model or question file is not taken for the one before.
+"""Identify files by content, cheaply, so that a replaced model or question file is not mistaken for the old one.
 
-`[contents] -> training, artifacts`. Names say little: a folder called `runs/sft` holds another model after the next
-training. A file is hashed once for each size and time of change that it is found with.
+`[contents] -> training, artifacts`. Names say little: a folder called `runs/sft` holds a different model after the next
+training run. A file is hashed again only when its size or modification time has changed.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from .files import sha256
 
-# What makes a saved model what it is; not its optimizer, its curves or its checkpoints.
+# The files that define a saved model, as opposed to its optimizer, its curves and its checkpoints.
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json", "tokenizer.json", "chat_template.*")
 
 
 def digest(path: str | Path) -> str | None:
-    """Hash a file, or the weights and settings of a model's folder; None where there is neither."""
+    """Hash a file, or the weights and settings in a model's folder; None if there is neither."""
     path = Path(path)
     if path.is_file():
         return _of(path)

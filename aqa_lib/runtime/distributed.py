@@ -1,11 +1,11 @@
-"""Run in several processes, one a card: `torchrun --nproc_per_node 8 -m aqa_lib train` (or evaluate, or sft).
+"""Run in several processes, one per GPU: `torchrun --nproc_per_node 8 -m aqa_lib train` (or evaluate, or sft).
 
-Each process holds the model and takes its part of a step's questions; gradients are averaged once a step.
-`DistributedDataParallel` is not used: it counts on passes through the model's own `forward`, and on the same number of
-them in every rank, and neither holds here. Outside torchrun there is one process, and all of this does nothing.
+Each process holds the model and takes its share of a step's questions; gradients are averaged once per step.
+`DistributedDataParallel` is not used: it expects every pass to go through the model's own `forward`, equally often on
+every rank, and neither holds here. Outside torchrun there is a single process, and all of this does nothing.
 
 Under FSDP (`large/fsdp.py`) a layer's weights are gathered from all ranks whenever one computes with it. Every rank
-must therefore run the same number of forward passes: `lockstep` gives a rank with fewer a dummy one with weight 0.
+must therefore run the same number of forward passes: `lockstep` gives a rank with fewer a dummy pass with weight 0.
 """
 
 import os
@@ -28,11 +28,11 @@ from . import locks
 def start() -> None:
     """Join the processes that torchrun or `accelerate launch` started, if one did."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        PartialState(cpu=not torch.cuda.is_available())  # and choose this process's card
+        PartialState(cpu=not torch.cuda.is_available())  # which also selects this process's GPU
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Return which process this is, and of how many.
+    """Return this process's rank and the number of processes.
 
     >>> rank_and_world_size()
     (0, 1)
@@ -43,7 +43,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def gather(value: Any) -> list:
-    """Return every rank's value, in order of rank; waits for all of them.
+    """Return every rank's value, in rank order; waits for all of them.
 
     >>> gather("mine")
     ['mine']
@@ -56,7 +56,7 @@ def gather(value: Any) -> list:
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock (`locks.hold`) in the first process, for all of them; raises LockError in each."""
+    """Hold a lock (`locks.hold`) in rank 0 on behalf of all ranks; if it is taken, raise LockError in each."""
     with ExitStack() as held:
         refused = None
         if rank_and_world_size()[0] == 0:
@@ -71,7 +71,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average every gradient over all ranks; one that a rank lacks counts as zero there."""
+    """Average every gradient over all ranks; a gradient missing on a rank counts as zero there."""
     if (world_size := rank_and_world_size()[1]) == 1:
         return
     trained = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]  # FSDP averages the others
@@ -86,7 +86,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
 
 
-# -- what FSDP asks of whoever runs the model --------------------------------------------------------------------------
+# -- what FSDP requires of code that runs the model --------------------------------------------------------------------
 
 
 def forward_method(function: Callable) -> Callable:
@@ -95,19 +95,19 @@ def forward_method(function: Callable) -> Callable:
     @wraps(function)
     def run(model: nn.Module, *args, **kwargs):
         if isinstance(model, FSDPModule):
-            return model.run_as_forward(function, *args, **kwargs)  # which fsdp.shard attached
+            return model.run_as_forward(function, *args, **kwargs)  # attached by fsdp.shard
         return function(model, *args, **kwargs)
 
     return run
 
 
 def max_over_ranks(model: nn.Module, count: int) -> int:
-    """Return the largest count of any rank under FSDP; elsewhere this rank's own."""
+    """Return the largest count on any rank under FSDP; otherwise this rank's own."""
     return max(gather(count)) if isinstance(model, FSDPModule) else count
 
 
 def lockstep(model: nn.Module, items: Iterable, filler: Any) -> Iterator[tuple[Any, bool]]:
-    """Yield items, each with True; then, under FSDP, `filler` with False while another rank has more.
+    """Yield each item with True; then, under FSDP, `filler` with False for as long as another rank has more.
 
     >>> [*lockstep(nn.Linear(1, 1), "ab", "c")]
     [('a', True), ('b', True)]

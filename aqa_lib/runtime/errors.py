@@ -1,6 +1,6 @@
-"""Tell a user's mistake from a fault of ours: the base of every error whose one sentence is meant for the user.
+"""Tell a user's mistake from a bug: the base class of every error whose one sentence is meant for the user.
 
-`python -m aqa_lib` prints the sentence and exits with 2. Any other exception is a bug, and shows its traceback.
+`python -m aqa_lib` prints the sentence and exits with status 2. Any other exception is a bug and shows its traceback.
 """
 
 

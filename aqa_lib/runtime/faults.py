@@ -1,7 +1,7 @@
 """Stop a run with one sentence: what happened, what is kept, and how to resume.
 
 `[faults] -> evaluation, training`. What a long run meets and a short one does not: Ctrl-C, a folder that cannot be
-written to, a loss that is not finite, a GPU that is full, a loader's worker that dies or hangs.
+written to, a loss that is not finite, a full GPU, a DataLoader worker that dies or hangs.
 """
 
 import json
@@ -25,7 +25,7 @@ class RunError(AqaError):
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise RunError unless files can be written into a folder, which is created if necessary."""
+    """Raise RunError unless files can be written to a folder, which is created if necessary."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -47,18 +47,18 @@ def memory_advice(advice: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def worker_advice(resume: str) -> Iterator[None]:
-    """Turn what a loader says of a worker into one sentence; a bad clip's own sentence is kept."""
+    """Turn a DataLoader's error about a worker into one sentence; a bad clip's own sentence is kept."""
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
         said = str(error)
-        if "in DataLoader worker" in said:  # a traceback as a text; its last line is the error that was raised there
+        if "in DataLoader worker" in said:  # a traceback as text; its last line is the worker's own error
             raise RunError(said.strip().splitlines()[-1].partition(": ")[2]) from error
         if "DataLoader worker" in said or "DataLoader timed out" in said:
             reason = said.splitlines()[0].rstrip(". ")
             raise RunError(
-                f"a worker that prepares clips died or hung ({reason}); {resume}, and if it happens again, with "
-                "dataloader_num_workers 0, which names the clip."
+                f"a worker that prepares clips died or hung ({reason}); {resume}; if it happens again, set "
+                "dataloader_num_workers to 0, which names the clip."
             ) from error
         raise
 
@@ -68,11 +68,11 @@ STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 
 @contextmanager
 def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
-    """Call `on_first` at the first Ctrl-C instead of raising; the second one interrupts as usual.
+    """Call `on_first` on the first Ctrl-C instead of raising; a second one interrupts as usual.
 
-    So too where the system asks to end (SIGTERM, as before a preempted machine goes) or the terminal is closed
-    (SIGHUP). Only the main thread receives signals: elsewhere this does nothing, and neither does it for a signal that
-    is ignored, as Ctrl-C is in a shell script's background and SIGHUP under nohup.
+    The same goes for the system's request to end (SIGTERM, sent before a machine is preempted) and for a closed
+    terminal (SIGHUP). Only the main thread receives signals, so elsewhere this does nothing; nor does it touch a signal
+    that is ignored, as Ctrl-C is in a shell script's background and SIGHUP under nohup.
     """
     before = {number: signal.getsignal(number) for number in STOPS}
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
@@ -97,10 +97,10 @@ def interruptible(on_first: Callable[[], None]) -> Iterator[None]:
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """Name the first weight that holds NaN or infinity; None where all are finite."""
+    """Name the first weight that holds NaN or infinity; None if all are finite."""
     for name, weight in model.named_parameters():
-        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # of a sharded one, this rank's part
-        # the extremes, which a NaN takes over, need no memory beside the weights
+        weight = weight.to_local() if hasattr(weight, "to_local") else weight  # this rank's part of a sharded one
+        # a NaN takes over the minimum and maximum, which need no memory besides the weights
         if (
             weight.is_floating_point()
             and weight.numel()
@@ -111,18 +111,18 @@ def not_finite(model: torch.nn.Module) -> str | None:
 
 
 def refuse_dead_weights(model: torch.nn.Module, step: int) -> None:
-    """Raise RunError where a model that is about to be saved holds NaN or infinity."""
+    """Raise RunError if a model that is about to be saved holds NaN or infinity."""
     if name := not_finite(model):
         raise RunError(
             f"step {step}: the weights are NaN or infinite ({name} first), so they were not saved; earlier checkpoints "
-            "are kept: start anew with a lower learning rate."
+            "are kept: start over with a lower learning rate."
         )
 
 
 def refuse(value: float, what: str, step: int, batches: list[dict], folder: str | Path) -> None:
-    """Raise RunError if a loss or a gradient is not finite, with the step's batches dumped for a reader.
+    """Raise RunError if a loss or a gradient is not finite, after dumping the step's batches to a readable file.
 
-    batches: one dict a question, with its "id". Called before the optimizer moves anything.
+    batches: one dict per question, with its "id". Call it before the optimizer step.
     """
     if torch.isfinite(torch.as_tensor(value)):
         return
@@ -132,5 +132,6 @@ def refuse(value: float, what: str, step: int, batches: list[dict], folder: str 
     names = ", ".join(str(row["id"]) for row in batches[:4]) + (", ..." if len(batches) > 4 else "")
     raise RunError(
         f"step {step}: the {what} is {float(value)}, so the run stopped before it reached the weights; the batch "
-        f"({names}) is in {path}: look at it, then start anew with a lower learning rate or without a question."
+        f"({names}) is in {path}: inspect it, then start over with a lower learning rate or without the question that "
+        "caused it."
     )

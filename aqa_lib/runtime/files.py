@@ -1,6 +1,6 @@
 """Write files that survive a kill, hash what they hold, and record what software made them.
 
-Knows no audio, no model and no torch, so that anything may use it: predictions and checkpoints, the tables and the
+It knows nothing of audio, models or torch, so anything may use it: predictions and checkpoints, the tables and the
 course.
 """
 
@@ -29,7 +29,7 @@ class FileError(AqaError):
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a file in one step: a kill leaves the old one or the new one, never half."""
+    """Write a file atomically: a kill leaves the old one or the new one, never half of it."""
     half = Path(f"{path}.part")
     with open(half, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
@@ -39,9 +39,9 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def append(file, row: dict) -> None:
-    """Write one row to a binary file without a buffer, so that a later kill cannot take it.
+    """Write one row to an unbuffered binary file, so that a later kill cannot lose it.
 
-    Raises FileError where the disk is full.
+    Raises FileError if the disk is full.
     """
     line = as_line(row).encode()
     try:
@@ -55,7 +55,7 @@ def append(file, row: dict) -> None:
 
 
 def as_line(row: dict) -> str:
-    """Write a row as a line of JSON; half of a surrogate pair, which UTF-8 cannot hold, as its escape."""
+    """Format a row as a line of JSON; half of a surrogate pair, which UTF-8 cannot hold, becomes an escape."""
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
@@ -66,9 +66,9 @@ def sha256(path: str | Path) -> str:
 
 
 def fingerprint(rows: Iterable[Mapping]) -> str:
-    """Hash the questions of some rows (`id, question, choices, answer`), in whatever order they and their choices come.
+    """Hash the questions of some rows (`id, question, choices, answer`), whatever the order of rows and choices.
 
-    Two files of predictions can be compared where their fingerprints are equal.
+    Two files of predictions can be compared if their fingerprints are equal.
 
     >>> row = {"id": "1", "question": "What?", "choices": ["a", "b"], "answer": "a"}
     >>> fingerprint([row]) == fingerprint([row | {"choices": ["b", "a"], "model_output": "a"}])
@@ -86,7 +86,7 @@ def fingerprint(rows: Iterable[Mapping]) -> str:
 
 
 def now() -> str:
-    """Return the time as an ISO date in UTC, to the second."""
+    """Return the current UTC time in ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -108,7 +108,7 @@ def environment() -> dict:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    ours = git("ls-files", here.name)  # empty where the package lies inside somebody else's repository
+    ours = git("ls-files", here.name)  # empty if the package lies inside somebody else's repository
     commit = git("rev-parse", "HEAD") if ours else None
     dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None
     return {"python": platform.python_version(), **versions, "commit": commit, "dirty": dirty}

@@ -1,8 +1,8 @@
-"""Keep two processes from writing to one place: a lock that a kill releases, and a sentence that names its holder.
+"""Keep two processes from writing to the same place: a lock that a kill releases, and an error that names its holder.
 
-`[locks] -> training, artifacts, notes, prepare`. The lock is the kernel's (`flock` on a file that stays where it is,
-with the last holder's name in it): a process that dies, however it dies, no longer holds it, and there is nothing to
-clean up. Where a system or a network disk has no such locks, work continues after one sentence that says so.
+`[locks] -> training, artifacts, notes, prepare`. The lock is the kernel's (`flock` on a file that stays in place and
+records its last holder): a process that dies, however it dies, no longer holds it, and there is nothing to clean up.
+On a system or a network disk without such locks, work continues after a warning.
 """
 
 import errno
@@ -24,26 +24,26 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# What a system answers that cannot lock here (a network disk without locks), as against one whose lock is taken.
+# What a system answers if it cannot lock here (a network disk without locks), rather than finding the lock taken.
 UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 logger = logging.getLogger(__name__)
 
 
 class LockError(AqaError):
-    """A place that another process writes to; the message names the place, the process and what to do."""
+    """A place that another process is writing to; the message names the place, the process and what to do."""
 
 
 @contextmanager
 def hold(path: str | Path, what: str, wait: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs.
 
-    path: the lock's own file, which is made. what: what is locked, for a reader ("runs/grpo"). wait: seconds to wait
-    for another process (math.inf: as long as it takes). shared: let others hold it too that also only read. Raises
-    LockError, which names the process that holds it.
+    path: the lock's own file, created if necessary. what: what is locked, for messages ("runs/grpo"). wait: seconds to
+    wait for another process (math.inf: as long as it takes). shared: let other readers hold it too. Raises LockError,
+    which names the process that holds it.
     """
     file = _open(Path(path))
     if file is None:
-        logger.warning("%s: locks do not work here; let no second process write to it.", what)
+        logger.warning("%s: locks do not work here; make sure that no other process writes to it.", what)
         yield
         return
     with file:
@@ -61,9 +61,9 @@ def hold(path: str | Path, what: str, wait: float = 0.0, shared: bool = False) -
 
 @contextmanager
 def reading(*paths: str | Path | None) -> Iterator[None]:
-    """Keep `prepare` from writing to files while the block runs; raises LockError where it is at work on one.
+    """Keep `prepare` from writing to files while the block runs; raises LockError if it is already writing to one.
 
-    Only files that `prepare` made have a lock, so that nothing is written beside anybody else's.
+    Only files that `prepare` made have a lock, so nothing is written next to anybody else's.
     """
     with ExitStack() as held:
         for path in filter(None, paths):
@@ -74,7 +74,7 @@ def reading(*paths: str | Path | None) -> Iterator[None]:
 
 
 def beside(path: str | Path) -> Path:
-    """Name the lock of a file.
+    """Return the path of a file's lock.
 
     >>> beside("data/train.jsonl").name
     '.train.jsonl.lock'
@@ -83,25 +83,25 @@ def beside(path: str | Path) -> Path:
 
 
 def _open(path: Path):
-    """Open a lock's file for reading and writing; None where this system has no locks."""
+    """Open a lock's file for reading and writing; None if this system has no locks."""
     if fcntl is None:
         return None
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
 
 
 def _take(file, what: str, shared: bool) -> bool:
-    """Take the lock if it is free; also where the disk has none, with a warning."""
+    """Take the lock if it is free; on a disk without locks it counts as free, with a warning."""
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in UNKNOWN:
             return False
-        logger.warning("%s: this disk has no locks (%s); let no second process write to it.", what, error.strerror)
+        logger.warning("%s: this disk has no locks (%s); make sure nobody else writes to it.", what, error.strerror)
     return True
 
 
 def _sign(file) -> None:
-    """Write who holds the lock, for others to read; a full disk keeps nobody from working."""
+    """Write down who holds the lock, for others to read; a full disk must not stop the work."""
     try:
         file.seek(0)
         file.truncate()
@@ -113,7 +113,7 @@ def _sign(file) -> None:
 
 
 def _holder(file) -> str:
-    """Name the process that holds a lock, as it signed."""
+    """Name the process that holds a lock, as it signed itself."""
     try:
         file.seek(0)
         signed = json.load(file)

@@ -1,6 +1,6 @@
-"""Prepare batches in threads while earlier ones are used, and notice an item that is never ready.
+"""Prepare batches in threads while earlier ones are used, and notice an item that never becomes ready.
 
-Knows no audio and no model: `evaluation` has clips decoded by it.
+It knows nothing of audio or models; `evaluation` decodes clips with it.
 """
 
 import os
@@ -20,8 +20,8 @@ def prefetch(
 ) -> Iterator[list]:
     """Yield `[work(i) for i in batch]` for each batch, computed in threads while earlier batches are used.
 
-    Raises RunError where one is not done after `patience` seconds of waiting. The threads are daemons, which an
-    executor's are not: one that hangs must not keep the program from ending.
+    Raises RunError if one is not done after `patience` seconds of waiting. The threads are daemons, unlike an
+    executor's: one that hangs must not keep the program from exiting.
     """
     jobs: SimpleQueue = SimpleQueue()
     waiting: deque[list[tuple[int, Future]]] = deque()
@@ -54,7 +54,7 @@ def _results(batch: list[tuple[int, Future]], patience: float) -> list:
         except TimeoutError as error:
             raise RunError(
                 f"clip {i + 1} was not ready after {patience:g} s of waiting: its decoding hangs; check the file, "
-                "then run it again, which continues where this stopped."
+                "then run again, which resumes where this run stopped."
             ) from error
     return made
 
@@ -65,5 +65,5 @@ def _work_off(jobs: SimpleQueue, work: Callable) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work(i))
-            except BaseException as error:  # whatever it is, it is raised where the result is wanted
+            except BaseException as error:  # whatever it is, it is raised again where the result is wanted
                 future.set_exception(error)

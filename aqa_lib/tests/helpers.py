@@ -51,6 +51,14 @@ def write_run(folder, name, style, method="grpo", seed=0, replies=None, trained=
     return path
 
 
+def asked(name, reply, answer="a dog", task="sound"):
+    """Write a prediction's row as an evaluation does, for one question with three choices."""
+    return {
+        "id": name, "task": task, "question": "What barks?", "choices": ["a dog", "rain", "wind"], "answer": answer,
+        "model_output": reply, "prediction": extract_answer(reply or "") or "",
+    }  # fmt: skip
+
+
 def length_reward(prompts, completions, **columns):
     """Reward short answers: something that an untrained model can learn."""
     return [-float(len(completion[0]["content"])) for completion in completions]

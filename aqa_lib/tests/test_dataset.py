@@ -148,7 +148,8 @@ BAD_AVQA = [
     ({"multi_choice": []}, "leave nothing to choose: give two or more"),
     ({"multi_choice": ["dog", "dog"]}, "leave nothing to choose: give two or more"),
     ({"multi_choice": "dog, cat"}, "multi_choice is 'dog, cat': give a list of texts"),
-    ({"multi_choice": {"a": "dog"}}, "multi_choice is {'a': 'dog'}: give a list of texts"),
+    ({"multi_choice": {"a": "dog"}}, "leave nothing to choose: give two or more"),
+    ({"multi_choice": 3}, "multi_choice is 3: give a list of texts"),
     ({"multi_choice": ["dog", 3]}, "one of multi_choice is 3: give a text"),
     ({"multi_choice": ["dog", " "]}, "one of multi_choice is ' ': give a text that is not empty"),
     ({"multi_choice": ["dog", "</answer>"]}, "holds </answer>, which is more than words"),
@@ -298,7 +299,9 @@ def test_many_bad_rows_are_counted(folder):
         (b'{"id": ' + b"9" * 5000 + b"}", "line 1: is not JSON that can be read"),
         (b'{"id": 1}\xff', "line 1: is not UTF-8 text"),
         (b'[{"id": 1}\xff]', "line 1: is not UTF-8 text"),
-        ("{}".encode("utf-16"), "line 1: is not UTF-8 text"),
+        (b"\xff\xfe{", "line 1: is not UTF-8 text"),
+        (b"root:x:0:0:root\n", "line 1: is not JSON; questions come as JSON, JSON lines, CSV"),
+        (b"\x89PNG\xff", "line 1: is not UTF-8 text"),
     ],
     ids=lambda value: repr(value[:12]),
 )
@@ -361,7 +364,7 @@ def test_hub_with_columns_and_files(folder):
         read_hub(data, columns=columns, audio_root=folder)
     (question,) = read_hub(data, columns=columns, audio_root=folder, on_error="skip")
     assert (question.audio, question.answer) == ((folder / "clips" / "a.wav").resolve(), "b")
-    with pytest.raises(DataError, match="has no column 'choices': map our names to its .*clip, options, q"):
+    with pytest.raises(DataError, match="no column 'audio', 'question', 'choices': map .*clip, options, q"):
         read_hub(data)
     with pytest.raises(DataError, match="is a DatasetDict: give one split"):
         read_hub(datasets.DatasetDict(train=data))

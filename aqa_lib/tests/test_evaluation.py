@@ -182,7 +182,7 @@ def test_decoding(model):
     assert model.calls[1] == {"seed": 2_000_007, "length": 256} | sampled
     model.generation_config = SimpleNamespace(do_sample=False, temperature=None)
     assert evaluation.sampling_of(model, "generation_config")["temperature"] == 0
-    with pytest.raises(ValueError, match="decoding 'beam' is unknown; choose greedy or generation_config"):
+    with pytest.raises(ValueError, match="decoding 'beam' is unknown; choose greedy, sample, generation_config"):
         answer(model, decoding="beam")
 
 

@@ -111,15 +111,13 @@ def test_loss_by_hand(loss_type, expected):
 
 
 def test_a_sequence_has_one_ratio_by_hand():
-    """The first answer's is the geometric mean of 1.5 and 0.5, below 1.2; the second's 1.1, unclipped against it."""
-    loss, sums = grpo_loss(*fixed(), beta=0, importance_sampling_level="sequence")
-    assert loss.item() == pytest.approx((-math.sqrt(1.5 * 0.5) + 1.1) / 2)
-    assert sums["clip_ratio"].item() == 0
-    _, sums = grpo_loss(*fixed(), beta=0, epsilon=0.05, importance_sampling_level="sequence")
-    assert sums["clip_ratio"].item() == 0  # 0.87 is below 0.95, where a positive advantage is not held back
-    loss, sums = grpo_loss(fixed()[0], *fixed()[1:2], torch.tensor([-1.0, 1.0]), fixed()[3], beta=0, epsilon=0.05,
-                           importance_sampling_level="sequence")  # fmt: skip
-    assert loss.item() == pytest.approx((0.95 - 1.05) / 2) and sums["clip_ratio"].item() == 3  # all tokens of both
+    """The first answer's is the geometric mean of 1.5 and 0.5, 0.87; the second's is 1.1."""
+    logps, old, advantages, mask = fixed()
+    options = {"beta": 0, "importance_sampling_level": "sequence"}
+    loss, metrics = grpo_loss(logps, old, advantages, mask, **options)
+    assert loss.item() == pytest.approx((-math.sqrt(1.5 * 0.5) + 1.1) / 2) and metrics["clip_ratio"].item() == 0
+    loss, metrics = grpo_loss(logps, old, -advantages, mask, epsilon=0.05, **options)
+    assert loss.item() == pytest.approx((0.95 - 1.05) / 2) and metrics["clip_ratio"].item() == 3  # all their tokens
 
 
 def test_cispo_leaves_no_token_out():
@@ -176,17 +174,39 @@ def test_parts_of_a_step_add_up_to_the_whole():
     advantages, mask = torch.randn(4, 3), torch.rand(4, 3, 5) < 0.7
     for loss_type in LOSS_TYPES:
         options = {"loss_type": loss_type, "max_completion_length": 5}
-        whole, _ = grpo_loss(logps, old, advantages, mask, ref, **options)
+        whole, metrics = grpo_loss(logps, old, advantages, mask, ref, **options)
         parts = [
             grpo_loss(
                 *(t[rows] for t in (logps, old, advantages, mask, ref)),
                 num_completions=12,
                 num_tokens=int(mask.sum()),
                 **options,
-            )[0]
+            )
             for rows in ([0], [1, 3], [2])
         ]
-        assert_close(sum(parts), whole)
+        assert_close(sum(loss for loss, _ in parts), whole)
+        assert_close(sum(told["kl"] for _, told in parts), metrics["kl"])
+
+
+def test_the_kl_in_the_log_is_the_papers():
+    """r1-aqa's `mean_kl`: over the tokens of each answer, then over answers; a long answer weighs no more."""
+    torch.manual_seed(0)
+    logps, ref = -torch.rand(6, 8), -3 * torch.rand(6, 8)
+    mask = torch.arange(8) < torch.tensor([1, 8, 3, 5, 2, 7])[:, None]
+    per_token = (ref - logps).exp() - (ref - logps) - 1
+    theirs = ((per_token * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+    _, metrics = grpo_loss(logps, logps, torch.zeros(6), mask, ref)
+    assert_close(metrics["kl"], theirs)
+    assert abs(float((per_token * mask).sum() / mask.sum() - theirs)) > 0.05  # what all tokens alike would give
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_the_loss_is_beta_times_the_kl_where_the_advantages_cancel(loss_type):
+    torch.manual_seed(0)
+    logps, ref, mask = -torch.rand(6, 8), -torch.rand(6, 8), torch.rand(6, 8) < 0.7
+    options = {"loss_type": loss_type, "max_completion_length": 20}
+    loss, metrics = grpo_loss(logps, logps, torch.zeros(6), mask, ref, beta=0.3, **options)
+    assert_close(loss, 0.3 * metrics["kl"])
 
 
 def trl_loss(logps, old, ref, advantages, mask, max_completion_length=16, **options):
@@ -251,18 +271,18 @@ def test_loss_equals_trls_own(loss_type, trls, high, dials, beta):
     theirs, metrics = trl_loss(leaf, old, ref, advantages, mask, beta=beta, loss_type=trls, epsilon_high=high, **dials)
     theirs.backward()
     own = logps.detach().requires_grad_()
-    ours, sums = grpo_loss(
+    ours, told = grpo_loss(
         own, old, advantages, mask, ref, beta, 0.2, high, loss_type=loss_type, max_completion_length=16, **dials
     )
     ours.backward()
     assert_close(ours, theirs)
     assert_close(own.grad, leaf.grad)
-    assert not any(value.requires_grad for value in sums.values())
-    if beta:
-        assert float(sums["kl"] / mask.sum()) == pytest.approx(metrics["kl"][0], rel=1e-5)
+    assert not any(value.requires_grad for value in told.values())
+    if beta and loss_type in ("bnpo", "dapo", "cispo"):  # TRL logs the mean over all tokens, whatever the loss's is
+        assert float(told["kl"]) == pytest.approx(metrics["kl"][0], rel=1e-5)
     clipped = metrics["cispo_clip_ratio" if trls == "cispo" else "clip_ratio/region_mean"][0]
     if not dials:  # TRL counts sequences there, and here their tokens
-        assert float(sums["clip_ratio"] / mask.sum()) == pytest.approx(clipped, rel=1e-5)
+        assert float(told["clip_ratio"] / mask.sum()) == pytest.approx(clipped, rel=1e-5)
 
 
 def test_with_one_step_a_batch_sequence_ratios_and_cispo_pull_as_the_plain_ones_do():

@@ -35,6 +35,29 @@ def test_prompts_equal_the_processors(prompts, processed):
     assert prompts.feature_lengths.tolist() == processed.feature_attention_mask.sum(1).tolist()
 
 
+OLDER = {  # how older transformers' templates find a clip in a turn; written for this test
+    "a key of the part": "'audio' in part or 'audio_url' in part",
+    "the part's type": "part['type'] == 'audio'",
+    "the turn's type": "'audio_url' in part or turn['type'] == 'audio'",
+}
+
+
+@pytest.mark.parametrize("finds", OLDER)
+def test_folders_of_older_transformers_hear(folder, processor, questions, finds):
+    """Their template lies in chat_template.json, and must render what today's does."""
+    (folder / "chat_template.jinja").unlink()
+    template = (
+        "{% for turn in messages %}{% if loop.first and turn['role'] != 'system' %}<|im_start|>system\n"
+        "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ turn['role'] }}\n"
+        "{% for part in turn['content'] %}{% if " + OLDER[finds] + " %}"
+        "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    _, older = models.load(folder)
+    assert inputs.prepare(older, questions[0]).ids == inputs.prepare(processor, questions[0]).ids
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_equal_transformers_padded_run(model, prompts, processed, dtype):
     model.to(dtype)

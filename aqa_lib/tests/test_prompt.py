@@ -24,7 +24,7 @@ TAG_FREE = st.text().filter(lambda s: s.strip() and OPEN not in s and CLOSE not 
 )
 def test_wording(style, suffix):
     assert text(DOG, style) == STEM + suffix
-    content = [{"type": "audio"}, {"type": "text", "text": STEM + suffix}]
+    content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": STEM + suffix}]
     assert messages(DOG, style) == [{"role": "user", "content": content}]
 
 

@@ -1,4 +1,4 @@
 """The tiny world: its sounds, its questions, its small talk, and the base model that grew up in it.
 
-Imports the flow; only the course, the command line and tests import it.
+It imports the flow; only the course, the command line and tests import it.
 """

@@ -1,12 +1,13 @@
-"""Train the tiny scale's base model from nothing: `python -m aqa_lib.tiny.pretrain --out data/tiny/model`.
+"""Train the tiny scale's base model from scratch: `python -m aqa_lib.tiny.pretrain --out data/tiny/model`.
 
-Nothing imports this module but tests, and a user never needs it: its result is in the repository. The paper starts from
+Only tests import this module, and a user never needs it: its result is in the repository. The paper starts from
 Qwen2-Audio-7B-Instruct; this makes a model of the same class with 1.2 M parameters, in three stages, on clips of the
-pretraining split that no other split shares:
+pretraining split, which shares none with the others:
 
 1. Hear (800 steps of 48 clips): the audio tower and the projector learn to name every fact of a clip.
 2. Talk (2,200 steps of 12 clips, 4 dialogues each): the whole model learns captions and remarks in its own words, then
-   also to choose among choices, all as `smalltalk.py` has it. Asked for what only a picture shows, it guesses.
+   also to pick one of several choices, all as written in `smalltalk.py`. Asked for what only a picture shows, it
+   guesses.
 3. Chat (150 steps): the same, more talkative, with more tags.
 
 Why that leaves room for GRPO, honestly: the base was taught to answer some questions, those that ask what one *hears*
@@ -16,9 +17,9 @@ most of what GRPO brings out is knowledge that the base already has: before the 
 this base knows more than it says. Nothing steers GRPO itself: it finds choices and tags by sampling, in replies that
 the base gives now and then.
 
-What it scores is in `measured.json` next to its weights, written by this command: greedy and sampled accuracy, on
-silence, the likeliest choice, and how many replies have the tags that prompts 2 and 3 ask for. Run twice with
-OMP_NUM_THREADS=1 on one machine, it made the same bytes.
+What it scores is in `measured.json` next to its weights, written by this command: greedy and sampled accuracy, accuracy
+on silence and of the likeliest choice, and how many replies have the tags that prompts 2 and 3 ask for. Run twice with
+OMP_NUM_THREADS=1 on one machine, it produced the same bytes.
 """
 
 import argparse
@@ -56,17 +57,17 @@ from .smalltalk import dialogue
 HEAR_STEPS, TALK_STEPS, CHAT_STEPS = 800, 2200, 150
 CLIPS_TO_HEAR, CLIPS_TO_TALK = 40_000, 30_000  # pretraining clips set aside for each stage
 CHOICES = 0.7  # share of dialogues with choices, once captions are learned
-WIDEST = 512  # wider matrices are tables of tokens, not layers
+WIDEST = 512  # wider matrices are token tables, not layers
 MEASURED = "measured.json"  # what the finished base scores
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 TAGS = ("<answer>", "</answer>", "<think>", "</think>")
-FIRST = {}  # where a fact's values begin among all values
+FIRST = {}  # the index of a fact's first value among all values
 for _fact, _about in synth.FACTS.items():
     FIRST[_fact] = sum(len(synth.FACTS[name].values) for name in FIRST)
 
 
 def build_processor() -> Qwen2AudioProcessor:
-    """Train a byte-level tokenizer on what the world says, and join it with a short feature extractor."""
+    """Train a byte-level tokenizer on what is said in this world, and pair it with a short feature extractor."""
     rng = np.random.default_rng(0)
     texts = ["You are a helpful assistant. system user assistant Audio 1:"] * 100
     for _ in range(2000):
@@ -137,7 +138,7 @@ def draw_clips(processor, start: int, count: int) -> tuple[list[Tensor], list[in
 def learn_to_hear(model, processor, steps: int, batch: int = 48, lr: float = 2e-3) -> None:
     """Train the audio tower and the projector to name every fact of a clip.
 
-    The linear layer that names them, from the mean and maximum of a clip's audio tokens, is thrown away.
+    The linear layer that names them, from the mean and maximum of a clip's audio tokens, is then thrown away.
     """
     p = parts(model)
     naming = nn.Linear(2 * p.projector.linear.out_features, sum(len(f.values) for f in synth.FACTS.values()))
@@ -166,9 +167,9 @@ def learn_to_hear(model, processor, steps: int, batch: int = 48, lr: float = 2e-
 
 
 def learn_to_talk(model, processor, steps: int, batch: int = 12, lr: float = 2e-3, chat: bool = False) -> None:
-    """Train the whole model on dialogues: captions and remarks for two fifths of the time, then choices too.
+    """Train the whole model on dialogues: captions and remarks for the first two fifths, then choices too.
 
-    chat: the last lessons, with choices all the time, and more talkative.
+    chat: the last stage, with choices from the start, and more talkative.
     """
     p, rng, began = parts(model), np.random.default_rng(2 if chat else 1), time.time()
     start = CLIPS_TO_HEAR + CLIPS_TO_TALK * chat
@@ -178,7 +179,7 @@ def learn_to_talk(model, processor, steps: int, batch: int = 12, lr: float = 2e-
         choices = CHOICES if chat or step > 0.4 * steps else 0.0
         pairs = [[dialogue(known, rng, choices, chat) for _ in range(4)] for known in facts]
         prompts, ids, mask, taught = dialogue_batch(processor, mels, frames, pairs)
-        sees, place, order = shared_row(prompts.attention_mask, mask[..., 1:])  # a last token predicts nothing
+        sees, place, order = shared_row(prompts.attention_mask, mask[..., 1:])  # the last token predicts nothing
         shifted = (ids[..., :-1], ids[..., 1:], taught[..., 1:])
         fed, targets, taught = (x.flatten(1).gather(1, order) for x in shifted)  # (B, K)
         table = p.language_model.get_input_embeddings()
@@ -191,9 +192,10 @@ def learn_to_talk(model, processor, steps: int, batch: int = 12, lr: float = 2e-
 
 
 def dialogue_batch(processor, mels, frames, pairs) -> tuple[Prompts, Tensor, Tensor, Tensor]:
-    """Tokenise G dialogues about each of B clips, to stand behind the clip in one row.
+    """Tokenise G dialogues about each of B clips, to follow the clip in one row.
 
-    Returns the prompts up to the clip's end, and (B, G, C) what follows: ids, which are real, which are replies.
+    Returns the prompts up to the end of the clip and what follows, (B, G, C) each: the ids, which of them are real, and
+    which are replies.
     """
     tokenizer, token = processor.tokenizer, processor.audio_token
     content = [{"type": "audio"}, {"type": "text", "text": "§"}]
@@ -218,7 +220,7 @@ def dialogue_batch(processor, mels, frames, pairs) -> tuple[Prompts, Tensor, Ten
 
 
 class Optimizer:
-    """Muon for the layers' matrices and AdamW for all else, both on one cosine with a warm-up."""
+    """Muon for the layers' matrices and AdamW for all else, both on one cosine schedule with a warm-up."""
 
     def __init__(self, trained, lr: float, steps: int):
         self.trained = [p for p in trained if p.requires_grad]
@@ -275,7 +277,7 @@ def as_wav(wave: np.ndarray) -> bytes:
 
 
 def measure(model, processor, count: int = 600) -> dict[str, float]:
-    """Measure a base on the first test questions, in percent: strict accuracy, on silence, of 8 samples, and form."""
+    """Measure a base on the first test questions, in percent: accuracy (strict; on silence; of 8 samples) and form."""
 
     def right(reply: str, question: Question) -> bool:
         return prompt.matches(prompt.extract_answer(reply), question.answer, question.choices)

@@ -4,7 +4,7 @@
 talks, in captions and in words of its own ("barking", never "a dog"), as models raised on web captions do. Given
 choices, it mostly names one of them; but asked what is to be *heard*, it falls back to talking more often than
 not, which no scorer accepts; and it puts its answer in tags about one time in ten, with or without a thought
-before it. So it knows more than it says in the form that is asked for, and that is the room which GRPO has.
+before it. So it knows more than it says in the form asked for, and that is the room GRPO has to improve it.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from .. import prompt
 from . import synth
 
-# What a caption would say for each choice, without its words.
+# What a caption would say for each choice, without using its words.
 OWN_WORDS = {
     "a siren": "wailing", "rain": "falling water", "a clock": "ticking", "an engine": "rumbling",
     "a bird": "chirping", "a dog": "barking", "an alarm": "beeping", "wind": "blowing air",
@@ -36,13 +36,13 @@ def dialogue(
 ) -> tuple[str, str]:
     """Draw what a user says about a clip, with choices at this rate, and what the base learns to reply.
 
-    chat: as in the last lessons, which are more talkative and use more tags.
+    chat: as in the last stage, which is more talkative and uses more tags.
     """
     kind = rng.choice(["describe", "open", "choose"], p=[(1 - choices) / 2, (1 - choices) / 2, choices])
     if kind == "describe":
         known = [OWN_WORDS[facts[fact]] for fact in synth.FACTS if fact in facts]
         return str(rng.choice(DESCRIBE)), ", ".join(known) + "."
-    if kind == "choose" and rng.random() < 0.08:  # it cannot see, and guesses
+    if kind == "choose" and rng.random() < 0.08:  # it cannot see, so it guesses
         question = synth.ask(facts | synth.scene(rng), rng, str(rng.choice(list(synth.VIEWS))))
         return prompt.text(question, int(rng.choice([1, 2, 3]))), question.answer
     question = synth.ask(facts, rng)

@@ -1,8 +1,8 @@
 """Synthesise sounds, music and voices together with the facts they were built from.
 
-The ears' side of `synth.py`: `clip` draws one clip of 2.0 to 2.5 s. Everything comes from the generator it
-is given, with numpy alone. Every clip has its own source parameters, loudness, noise, echo and start, so that
-there is nothing to memorise. The voices are vowels with formants, not words: nobody was recorded for them.
+The audible half of `synth.py`: `clip` draws one clip of 2.0 to 2.5 s, from nothing but numpy and the random
+generator it is given. Every clip has its own source parameters, loudness, noise, echo and start, so that there
+is nothing to memorise. The voices are vowels with formants, not words: nobody was recorded for them.
 """
 
 from functools import lru_cache
@@ -39,7 +39,7 @@ def clip(task: str, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str
     """
     S = int(rng.uniform(2.0, 2.5) * SAMPLE_RATE)
     wave, facts = {"sound": _sound, "music": _music, "speech": _speech}[task](rng, S)
-    if rng.random() < 0.3:  # one echo, as of a wall
+    if rng.random() < 0.3:  # one echo, as off a wall
         delay = rng.integers(400, 2400)
         wave[delay:] += F32(rng.uniform(0.1, 0.35)) * wave[:-delay]
     snr = rng.uniform(5, 30)
@@ -53,7 +53,7 @@ def clip(task: str, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, str
 
 
 def _sound(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
-    """One source with a loudness of its own, two sources in turn, or one heard one to four times."""
+    """One source whose loudness may change, two sources in turn, or one source heard one to four times."""
     layout = rng.choice(["one", "turn", "times"], p=[0.5, 0.25, 0.25])
     if layout == "turn":
         first, last = (str(name) for name in rng.choice(SOURCES, 2, replace=False))
@@ -96,7 +96,7 @@ def _source(rng, name: str, S: int) -> np.ndarray:
     if name == "an engine":
         f = rng.uniform(35, 80) * (1 + 0.06 * np.sin(2 * np.pi * rng.uniform(0.3, 1) * t + rng.uniform(0, 6.3)))
         return _tone(f, 1 / np.arange(1, 25) ** 0.6) + F32(0.4) * _noise(rng, S, 1.0, 50, 1500)
-    # all others repeat one call at their own rate, seconds
+    # all others repeat one call, each at its own interval in seconds
     every = {
         "a clock": (0.22, 0.5), "footsteps": (0.35, 0.6), "a bird": (0.2, 0.4), "a dog": (0.35, 0.6),
         "an alarm": (0.2, 0.45), "a bell": (0.6, 1.0), "a cat": (0.7, 1.0),
@@ -221,7 +221,7 @@ def _speech(rng, S: int) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def _contour(rng, name: str, count: int) -> np.ndarray:
-    """Give the semitones of each note along a contour."""
+    """Return the pitch of each note along a contour, in semitones."""
     steps = rng.integers(3, 6, count - 1)
     turn = (count - 1 + rng.integers(0, 2) * ((count - 1) % 2)) // 2
     signs = np.where(np.arange(count - 1) < max(turn, 1), 1, -1)
@@ -240,7 +240,7 @@ def _contour(rng, name: str, count: int) -> np.ndarray:
 
 
 def _tone(frequency: np.ndarray, amplitudes) -> np.ndarray:
-    """Sum harmonics of a moving frequency, (S,) in Hz, leaving out those over 7.5 kHz."""
+    """Sum harmonics of a moving frequency, (S,) in Hz, leaving out those above 7.5 kHz."""
     amplitudes = np.asarray(amplitudes, float)
     top = int(7500 / max(float(np.max(frequency)), 1))
     h = np.arange(1, min(len(amplitudes), max(top, 1)) + 1)
@@ -272,7 +272,7 @@ def _formants(wave: np.ndarray, peaks) -> np.ndarray:
 
 
 def _length(S: int) -> int:
-    """Round up to a length that the Fourier transform is fast at."""
+    """Round up to a length at which the Fourier transform is fast."""
     step = 1 << max(S.bit_length() - 5, 1)
     return -(-S // step) * step
 

@@ -2,8 +2,8 @@
 
 Where the paper takes AVQA's clips from the web, the tiny scale makes its own: `sounds.clip` builds a clip and the facts
 in it, `ask` turns one fact into a multiple-choice question, and `write` stores training and validation questions as
-AVQA's JSON lines and a test set as MMAU's JSON list, so that the readers of `dataset.py` see the same forms as at full
-scale. The same seed makes the same bytes, and no two splits share a seed.
+AVQA's JSON lines and a test set as MMAU's JSON list, so that the readers in `dataset.py` see the same formats as at
+full scale. The same seed makes the same bytes, and no two splits share a seed.
 
 As in the paper, training and test differ. AVQA's questions are about everyday sounds, and people wrote their answers
 while they *watched* the video; MMAU asks about sounds, music and speech that can be heard. So the training clips here
@@ -31,7 +31,7 @@ from ..dataset import Question
 from ..runtime import files, locks
 from . import sounds
 
-SPLITS = ("train", "validation", "test", "pretraining")  # each draws from seeds of its own
+SPLITS = ("train", "validation", "test", "pretraining")  # each draws from its own seeds
 TASKS = ("sound", "music", "speech")
 RELATIONS = {"Sound": 0.66, "View": 0.12, "Both": 0.22}  # what training questions are about, as AVQA names it
 ON_SCREEN = 0.75  # how often the thing in the picture is the thing that sounds
@@ -139,7 +139,7 @@ VIEWS = {  # what a watcher can see, and nobody can hear
 def ask(
     facts: dict[str, str], rng: np.random.Generator, fact: str | None = None, it: str = "audio", **fields
 ) -> Question:
-    """Ask for one fact of a clip (by chance where `fact` is None), with four choices in random order, or two.
+    """Ask for one fact of a clip (a random one if `fact` is None), with four choices, or two, in random order.
 
     it: what the wording calls the clip, "video" in AVQA. fields: `id` and `audio` of the question.
     """
@@ -176,11 +176,11 @@ def scene(rng: np.random.Generator) -> dict[str, str]:
 
 
 def watch(facts: dict[str, str], rng: np.random.Generator, relation: str, **fields) -> Question:
-    """Ask about a sound clip as somebody who watches the video would, and label it with what he saw.
+    """Ask about a sound clip as somebody watching the video would, and label it with what they saw.
 
     relation: "Sound" (the label is right), "View" (it cannot be heard) or "Both" (the label is the thing in the
     picture, which sounds in `ON_SCREEN` of the cases). fields: see `ask`. The question's meta holds `relation`, and
-    `heard`: the answer that the clip gives, None where it gives none.
+    `heard`: the answer that the clip gives, None if it gives none.
     """
     if relation == "View":
         question = ask(facts | scene(rng), rng, str(rng.choice(list(VIEWS))), **fields)
@@ -224,10 +224,10 @@ def write(
     """Write `train.jsonl`, `val.jsonl` (AVQA's lines, FLAC) and `test.json` (MMAU's list, WAV), and the clips.
 
     relations: shares of Sound, View and Both among training and validation questions; `{"Sound": 1.0}` makes every
-    label right. Each line also says in `heard` what the clip answers, null where it answers nothing. Does nothing
-    where the folder holds the same data already, made with the same arguments by the same code. Builds beside the
-    folder and renames at the end, so that no half-written set is ever read. Raises FileExistsError rather than replace
-    files it did not write. Returns the folder. The default takes about 15 s and 110 MB.
+    label right. Each line also says in `heard` what the clip answers, null if it answers nothing. Does nothing if the
+    folder already holds the same data, made with the same arguments by the same code. Builds a temporary folder and
+    renames it at the end, so that no half-written set is ever read. Raises FileExistsError rather than replacing files
+    it did not write. Returns the folder. The default takes about 15 s and 110 MB.
     """
     folder = Path(folder)
     sources = Path(__file__).read_bytes() + Path(sounds.__file__).read_bytes()

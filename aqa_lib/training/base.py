@@ -38,6 +38,7 @@ class QuestionTrainer(HookedTrainer):
 
     ref_model: nn.Module | None = None  # GRPO's
     reward_names: list[str] | None = None  # GRPO's
+    lines = True  # whether a log is shown as lines; see `show_by`
     model_accepts_loss_kwargs = False  # True where compute_loss averages over the whole step, accumulation included
 
     def __init__(
@@ -71,6 +72,12 @@ class QuestionTrainer(HookedTrainer):
         self.labels: dict = {}  # what else the run's record should say, as the names and sha256 of its files
         self._batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
         self._finished = False  # True when a resumed run has already reached max_steps
+
+    def show_by(self, picture: TrainerCallback) -> None:
+        """Show the run by a callback, in place of lines."""
+        self.remove_callback(OneLine)
+        self.add_callback(picture)
+        self.lines = False
 
     # -- a run that survives --------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def test_a_replaced_question_file_or_model_makes_it_stale(tmp_path, monkeypatch,
     assert (artifacts.load_or_build("thing", build, path=str(tmp_path / "trained")) / "made").read_text() == "two"
 
 
-def test_goes_on_with_what_was_interrupted(capsys):
+def test_resumes_what_was_interrupted(capsys):
     def half(folder):
         if not (folder / "first").exists():
             (folder / "first").write_text("done")
@@ -64,7 +64,7 @@ def test_goes_on_with_what_was_interrupted(capsys):
         artifacts.load_or_build("long", half)
     made = artifacts.load_or_build("long", half)
     assert {path.name for path in made.iterdir()} == {"first", "second", artifacts.RECORD}
-    assert "going on" in capsys.readouterr().out
+    assert "resuming what was interrupted" in capsys.readouterr().out
     assert json.loads((made / artifacts.RECORD).read_text())["name"] == "long"
 
 

@@ -1,18 +1,16 @@
-"""The error browser: what it selects, what it computes, and that it shows every text as text."""
+"""Cards and lists of errors: what is selected, and that every text is shown as text."""
 
-import json
 from html.parser import HTMLParser
 
 import pytest
 
-from aqa_lib import prompt
 from aqa_lib.course import inspection
 from aqa_lib.dataset import Question
 from aqa_lib.predictions import Predictions, PredictionsError
-from aqa_lib.results import causes
+from aqa_lib.tests.helpers import asked
 
 HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script></pre></article>&lt;b&gt; \x00\ud800 $\\sqrt{2}$"
-ALLOWED = {"article", "p", "small", "bdi", "br", "strong", "em", "figure", "figcaption", "audio", "img", "meter"}
+ALLOWED = {"article", "p", "small", "bdi", "br", "strong", "em", "figure", "figcaption", "audio", "img", "meter", "div"}
 ALLOWED |= {"table", "thead", "tbody", "tr", "th", "td", "pre"}
 
 
@@ -39,24 +37,10 @@ class Page(HTMLParser):
         return self
 
 
-def row(name, reply, answer="a dog", task="sound"):
-    choices = ["a dog", "rain", "wind"]
-    return {
-        "id": name, "task": task, "question": "What barks?", "choices": choices, "answer": answer,
-        "model_output": reply, "prediction": prompt.extract_answer(reply or "") or "",
-    }  # fmt: skip
-
-
-A = [row("0", "rain"), row("1", "a dog"), row("2", "<answer>", task="music"), row("3", "It is wind."), row("4", None)]
-B = [row("0", "rain"), row("1", "wind"), row("2", "a dog", task="music"), row("3", "a dog"), row("4", "a dog")]
-
-
-@pytest.fixture
-def runs(tmp_path):
-    paths = {"base": tmp_path / "base.jsonl", "GRPO": tmp_path / "grpo.jsonl"}
-    for path, rows in zip(paths.values(), (A, B), strict=True):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return paths
+A = [asked("0", "rain"), asked("1", "a dog"), asked("2", "<answer>", task="music"), asked("3", "It is wind.")]
+A += [asked("4", None)]
+B = [asked("0", "rain"), asked("1", "wind"), asked("2", "a dog", task="music"), asked("3", "a dog")]
+B += [asked("4", "a dog")]
 
 
 def ids(rows):
@@ -125,7 +109,7 @@ def test_mathjax_is_kept_off():
 
 
 def test_a_megabyte_is_cut():
-    made = inspection.card(None, {"run": row("0", "<" * 1_000_000)})
+    made = inspection.card(None, {"run": asked("0", "<" * 1_000_000)})
     assert len(made) < 50_000 and "995000 more characters" in made
 
 
@@ -134,52 +118,3 @@ def test_a_clip_that_is_gone_is_told_on_the_card(tmp_path):
     text = Page(inspection.card(question, {"run": A[0]})).text
     assert "gone.wav: no such file" in text and str(tmp_path) not in text and "What barks?" in text
     assert "no clip is known" in inspection.card(None, {"run": A[0]})
-
-
-def test_browsing(runs, model, processor, questions):
-    """Filter, step, compare, tag: what the controls do, by their values."""
-    clips = [Question(str(i), questions[0].audio, "What barks?", tuple(A[0]["choices"]), "a dog") for i in range(5)]
-    browser = inspection.browse(runs, clips, {"base": (model, processor), "GRPO": (model, processor)})
-    assert browser.place.value == "1 of 2" and "Question" in browser.page.value and "<audio" in browser.page.value
-    browser.next.click()
-    assert browser.place.value == "2 of 2" and browser.next.disabled and not browser.previous.disabled
-    assert "It is wind." in browser.page.value and "%" in browser.page.value
-    browser.cause.value, browser.note.value = "misheard", "wind or a dog?"
-    assert causes.read_tags(runs["base"]) == {"3": {"cause": "misheard", "note": "wind or a dog?"}}
-    browser.previous.click()
-    assert (browser.cause.value, browser.note.value, browser.saved.value) == ("", "", "")
-    browser.kind.value = "all"
-    browser.other.value, browser.pair.value = "GRPO", "only B"
-    assert ids(browser.rows) == "234" and "GRPO" in browser.page.value
-    browser.order.value = inspection.ORDERS[-1]
-    assert {*ids(browser.rows)} == {*"234"} and len(browser.known["base"]) >= 3
-    browser.task.value = "music"
-    assert ids(browser.rows) == "2"
-    browser.kind.value = "right"
-    assert browser.place.value == "0 of 0" and "No question is left" in browser.page.value and browser.cause.disabled
-    again = inspection.browse(runs)  # another session: the tag is there
-    again.next.click()
-    assert (again.cause.value, again.note.value) == ("misheard", "wind or a dog?")
-    assert causes.read_tags(runs["base"]).keys() == {"3"}  # looking changes nothing
-
-
-def test_a_broken_file_of_tags_is_told_in_the_browser(runs):
-    causes.tags_path(runs["base"]).write_text("{")
-    browser = inspection.browse(runs)
-    assert "tags.json: cannot be read" in browser.page.value and "What barks?" in browser.page.value
-    browser.cause.value = "misheard"
-    assert browser.saved.value == "" and browser.page.value.count('role="alert"') == 2  # and the missing clip
-    assert causes.tags_path(runs["base"]).read_text() == "{"
-
-
-def test_runs_that_cannot_be_browsed_are_refused_in_a_sentence(runs, tmp_path):
-    with pytest.raises(ValueError, match="no run to browse"):
-        inspection.browse({})
-    with pytest.raises(ValueError, match="'sft', which is none of the runs base, GRPO"):
-        inspection.browse(runs, models={"sft": (None, None)})
-    with pytest.raises(PredictionsError, match="gone.jsonl: cannot be read"):
-        inspection.browse({"gone": tmp_path / "gone.jsonl"})
-    runs["GRPO"].write_text(json.dumps(B[0]) + "\n")
-    browser = inspection.browse(runs)
-    browser.other.value, browser.pair.value = "GRPO", "only A"
-    assert "different questions never go into one table" in browser.page.value

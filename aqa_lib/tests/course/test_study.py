@@ -70,7 +70,7 @@ def test_runs_are_the_rows_of_the_plan_with_each_seed(tmp_path):
     by_name = {run.name: run for run in made}
     assert by_name["base-3"].train == () and by_name["base-3"].evaluate[-1] == "--controls"
     lora = by_name["sft-lora-1-1"]
-    assert lora.train[:3] == ("sft", "--prompt_style", "1") and "--lora_r" in lora.train
+    assert lora.train[0] == "sft" and {"--prompt_style", "--lora_r"} < set(lora.train)
     assert lora.train[-6:] == ("--seed", "1", "--output_dir", str(lora.folder), "--max_steps", "7")
     assert lora.evaluate == (
         "evaluate", "--style", "1", "--method", "sft-lora", "--limit", "5", "--output", str(lora.predictions),

@@ -169,7 +169,7 @@ def test_short_rows_are_not_computed_again(full, tmp_path):
 
 def test_advice_is_mild_first(full, tmp_path):
     args = step(tmp_path, gradient_checkpointing=False)
-    assert planner.advice(full, args, 80 * GB).startswith("set gradient_checkpointing (about ")
+    assert planner.advice(full, args, 80 * GB).startswith("turn on gradient_checkpointing (about ")
     args = step(tmp_path)
     assert planner.advice(full, args, 72 * GB).startswith("lower ")
     assert "4-bit model (lora_r 16, quantization 4bit) and lower" in planner.advice(full, args, 16 * GB)

@@ -61,6 +61,15 @@ def test_points_say_how_many_seeds_they_have_and_leave_open_what_was_not_run():
     assert large["GRPO"].startswith("60.0 [") and large["GRPO"].endswith("(1)") and large["SFT"] == ""
 
 
+def test_a_difference_is_taken_over_the_seeds_that_both_have():
+    """A lucky second seed of SFT alone must not narrow a gap that the shared seed shows."""
+    rows = [row("sft", 100, 0, wrong=0.1), row("sft", 180, 1, wrong=0.1), row("grpo", 120, 0, wrong=0.1)]
+    (point,) = dose.points(rows, "wrong")
+    assert point["GRPO - SFT"].startswith("+10.0 [") and point["SFT"].startswith("70.0 [")
+    (point,) = dose.points([*rows[1:2], row("grpo", 120, 0, wrong=0.1)], "wrong")
+    assert point["GRPO - SFT"] == ""
+
+
 def test_the_mechanism_counts_labels_over_all_seeds():
     left = {"wrong_asked": 100, "wrong_repeated": 10, "wrong_righted": 80, "kl": 1.0, "captions_lost": 0.5}
     more = {"wrong_asked": 300, "wrong_repeated": 90, "wrong_righted": 180, "kl": 2.0, "captions_lost": 0.7}

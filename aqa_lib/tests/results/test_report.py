@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from aqa_lib.__main__ import main
 from aqa_lib.course import plan
 from aqa_lib.predictions import Predictions, PredictionsError, control_path, write_official
 from aqa_lib.results import mmau, paper, report
@@ -177,6 +178,14 @@ def test_the_plan_names_its_estimates():
     think, plain = plan.JOBS[5], plan.JOBS[4]
     assert 0.3 < plain.train_hours < think.train_hours < 3
     assert plan.JOBS[2].train_hours < plain.train_hours  # SFT decodes nothing
+
+
+def test_the_plan_for_the_paper_counts_as_plan_does(capsys):
+    row = next(job for job in plan.JOBS if job.method == "grpo")
+    for gb, verdict in ((row.memory_gb, "fits"), (row.memory_gb - 1, "does not fit")):
+        main(["plan", "--scale", "full", "--memory", str(gb)])
+        assert f"of {gb} GB: {verdict}" in capsys.readouterr().out
+    assert f"| {row.name} | 3 | {row.train_hours:.1f} | 3 | {row.memory_gb} |" in plan.markdown()
 
 
 def command(name, *words):

@@ -28,10 +28,10 @@ def write(run, step, content="weights"):
     [
         (lambda c: (c / "model.safetensors").write_text("half"), "has 4 bytes of model.safetensors where 9 were"),
         (lambda c: (c / "model.safetensors").write_text("weights 7"), "holds a model.safetensors that differs"),
-        (lambda c: shutil.rmtree(c / "adapter"), "lacks adapter/optimizer.pt"),
-        (lambda c: (c / checkpoints.LIST).unlink(), "its saving was never finished"),
-        (lambda c: (c / checkpoints.LIST).write_text('{"files": {'), "its saving was never finished"),
-        (lambda c: (c / checkpoints.LIST).write_text("[]"), "its saving was never finished"),
+        (lambda c: shutil.rmtree(c / "adapter"), "is missing adapter/optimizer.pt"),
+        (lambda c: (c / checkpoints.LIST).unlink(), "saving it never finished"),
+        (lambda c: (c / checkpoints.LIST).write_text('{"files": {'), "saving it never finished"),
+        (lambda c: (c / checkpoints.LIST).write_text("[]"), "saving it never finished"),
         (shutil.rmtree, "is not a folder"),
     ],
 )
@@ -89,7 +89,7 @@ SAVED = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
 def test_another_run_is_not_written_over(train, tmp_path):
     train(max_steps=3, **SAVED)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
-    with pytest.raises(CheckpointError, match=r"holds another run \(checkpoint-3\), .*continue it with --resume"):
+    with pytest.raises(CheckpointError, match=r"holds another run \(checkpoint-3\), .*resume it with --resume"):
         train(max_steps=1, **SAVED)
     shutil.copytree(tmp_path / "checkpoint-3", tmp_path / "aside" / "checkpoint-2")
     with pytest.raises(CheckpointError, match="holds another run"):
@@ -105,7 +105,7 @@ def test_a_finished_model_is_not_written_over(train, tmp_path):
 
 def test_a_later_part_of_the_same_run_is_not_written_over(train, tmp_path):
     train(max_steps=3, **SAVED | {"save_total_limit": 5})
-    with pytest.raises(CheckpointError, match="checkpoint-3 is later than checkpoint-1 and would be written over"):
+    with pytest.raises(CheckpointError, match="checkpoint-3 is later than checkpoint-1 and would be overwritten"):
         train(resume=str(tmp_path / "checkpoint-1"), max_steps=3)
 
 

@@ -237,7 +237,7 @@ def test_a_worker_that_dies_or_hangs_does_not_hang_the_run(train, monkeypatch, f
     monkeypatch.setattr(data, "prepare", prepare)
     monkeypatch.setattr(faults, "PATIENCE", 2)
     start = time.monotonic()
-    with pytest.raises(RunError, match=rf"died or hung \(.*({said}).*\); resume .* dataloader_num_workers 0"):
+    with pytest.raises(RunError, match=rf"died or hung \(.*({said}).*\); resume .* dataloader_num_workers to 0"):
         train(max_steps=1, dataloader_num_workers=1)
     assert time.monotonic() - start < 30
 
