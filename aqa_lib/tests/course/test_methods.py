@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from aqa_lib import __main__, scale
+from aqa_lib import __main__
 from aqa_lib.course import lab, methods
 from aqa_lib.grpo import GRPOConfig
 from aqa_lib.results import methods as results
+from aqa_lib.runtime.errors import AqaError
 from aqa_lib.tests.course.test_lab import small, world  # noqa: F401 (fixtures)
 
 
@@ -25,7 +26,8 @@ def test_every_method_is_tried_with_right_and_wrong_labels_and_the_first_seed_co
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_is_options_that_the_trainer_takes(name, tmp_path):
-    GRPOConfig(str(tmp_path), num_iterations=methods.REUSE, save_strategy="no", **methods.METHODS[name])
+    options = {"num_iterations": methods.REUSE, "save_strategy": "no", "eval_strategy": "no"}
+    GRPOConfig(str(tmp_path), **options | methods.METHODS[name])
 
 
 @pytest.mark.parametrize("method", ["dynamic", "majority"])
@@ -59,11 +61,9 @@ def test_a_vote_is_compared_with_the_base():
 
 
 def test_the_report_is_of_the_trials_that_are_there(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        __main__.main(["study", "--methods", "--report", "--output", str(tmp_path)])
-    assert "holds no trial yet" in capsys.readouterr().err
+    with pytest.raises(AqaError, match="holds no trial yet"):
+        methods.report(tmp_path)
     rows = [finished(trial) for trial in methods.trials([0])]
     (tmp_path / "methods.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     __main__.main(["study", "--methods", "--report", "--output", str(tmp_path)])
     assert "| GSPO | 50.0 [" in (tmp_path / "methods.md").read_text()
-    assert scale.get().name == "tiny"
