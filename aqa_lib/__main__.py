@@ -1,6 +1,6 @@
 """The library's commands from a shell: `python -m aqa_lib COMMAND --help`.
 
-A user's mistake ends in one sentence and exit code 2; the scale (AQA_SCALE) gives the defaults and is printed first.
+A user's mistake ends in one sentence and exit code 2. The scale (AQA_SCALE) gives the defaults and is printed first.
 """
 
 import logging
@@ -16,7 +16,7 @@ from .runtime.errors import AqaError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit code: 2, after one sentence, on a user's mistake."""
+    """Run one command and return the exit code: 2, after one sentence, for a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(escape.terminal(f"error: {where}{getattr(error, 'strerror', None) or error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        again = "with --resume goes on from the last checkpoint" if name in ("train", "sft") else "resumes here"
+        again = "with --resume continues from the last checkpoint" if name in ("train", "sft") else "resumes here"
         print(escape.terminal(str(stopped) or f"stopped; the same command {again}."), file=sys.stderr)
         return 130
     return 0
 
 
 def join_processes() -> None:
-    """Join the processes that torchrun started, where it did; the first one speaks for all."""
+    """Join the processes that torchrun started, if any; only the first one prints."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         from .runtime import distributed
 

@@ -1,8 +1,8 @@
-"""Attend from each of G answers to their one prompt and to itself, without scoring the answers against each other.
+"""Attend from each of G answers to their shared prompt and to itself, without scoring answers against each other.
 
 `model -> [attention] -> logps`. In a row `[prompt, answer 1 ... answer G]` a mask hides answers from each other, but
-what it hides has been computed: for 8 answers of 256 tokens behind a prompt of 280 that is four fifths of the scores.
-Here the answers are batched for the attention alone; all other layers still see one row. `model.load` sets this
+what it hides is computed all the same: for 8 answers of 256 tokens after a prompt of 280, four fifths of the scores.
+Here the answers are batched for the attention only; all other layers still see one row. `model.load` sets this
 attention once; without `answers` it is transformers' sdpa.
 """
 
@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sdpa_answers"  # of the attention, in a config's _attn_implementation
+NAME = "sdpa_answers"  # this attention's name, in a config's _attn_implementation
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class SeparateAnswers:
     """Where the tokens of G answers to each of B prompts are in rows of T = P + K tokens, prompts first.
 
     prompt_mask: (B, 1, P, P) bool, which of a prompt's tokens see which. mask: (B * G, 1, C, P + C) bool, which of the
-    prompt's and of its own tokens an answer's token sees. index: (B, G, C), a token's index in its row, anything where
-    an answer has ended. order: (B, K), for each index behind the prompt its token's index into (G * C).
+    prompt's and of its own tokens an answer's token sees. index: (B, G, C), a token's index in its row, arbitrary after
+    an answer's end. order: (B, K), for each place after the prompt, its token's index into (G * C).
     """
 
     prompt_mask: Tensor
@@ -33,7 +33,7 @@ class SeparateAnswers:
 
 
 def pays(P: int, G: int, C: int, K: int) -> bool:
-    """Tell whether it halves the scores to attend from G answers of up to C and in all K tokens one by one.
+    """Return whether separate attention halves the scores of G answers, of up to C tokens each and K in all.
 
     It costs G copies of the prompt's keys and values.
 
@@ -44,7 +44,7 @@ def pays(P: int, G: int, C: int, K: int) -> bool:
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs):
-    """Attend as transformers' sdpa attention does, or where it is given `answers`, from one answer at a time.
+    """Attend as transformers' sdpa attention does or, given `answers`, from one answer at a time.
 
     query, key, value: (B, heads, T, D). Returns (B, T, heads, D), and None for the weights.
     """

@@ -1,9 +1,9 @@
 r"""Show what comes from data as text, wherever it goes: HTML, Markdown, a terminal, a figure.
 
-Beside the flow, below all of it. A question file, a model's reply, a record and a file's name belong to somebody else,
+Outside the flow, below all of it. A question file, a model's reply, a record and a file's name come from somebody else,
 and each place reads some of their characters as commands: `<img onerror=...>` runs in a notebook, `|` and a line break
-forge a table, `$...$` is typeset, an escape sequence moves a terminal's cursor. Whoever writes a value of theirs into
-one of these places writes `escape.html(value)`, `markdown`, `terminal` or `figure`.
+forge a table, `$...$` is typeset, an escape sequence moves a terminal's cursor. Code that puts such a value into one of
+these places calls `escape.html(value)`, `markdown`, `terminal` or `figure`.
 """
 
 import html as _html
@@ -14,7 +14,7 @@ import reprlib
 LONGEST = 5_000  # characters of one text that are shown
 LABEL = 80  # characters of a name in a figure
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-# A carriage return writes over its line; the others make a reader see letters in another order than they stand in.
+# A carriage return overwrites its line; the others show letters in a different order from the one they are in.
 DECEIVING = re.compile(r"\r(?!\n)|[\u202a-\u202e\u2066-\u2069]")
 NO_MATH = 'class="mathjax_ignore tex2jax_ignore"'  # for HTML: MathJax (an older one in Colab) leaves it alone
 MARK = "\N{REPLACEMENT CHARACTER}"
@@ -25,7 +25,7 @@ show = _repr.repr  # bounded, and control characters escaped: fit for a message
 
 
 def plain(value: object) -> str:
-    r"""Turn anything into text that can be shown: cut where it is long, control characters replaced by a mark.
+    r"""Turn anything into text that can be shown: cut if it is long, control characters replaced by a mark.
 
     >>> plain("a\x00b"), len(plain("a" * 1_000_000)) < 6_000
     ('a\ufffdb', True)
@@ -36,7 +36,7 @@ def plain(value: object) -> str:
 
 
 def terminal(text: object) -> str:
-    r"""Replace by a mark what a terminal would obey; lines and tabs stay.
+    r"""Replace what a terminal would obey by a mark; lines and tabs stay.
 
     >>> terminal("one\n\x1b[2Jtwo")
     'one\n\ufffd[2Jtwo'
@@ -63,9 +63,9 @@ def html(value: object) -> str:
 
 
 def markdown(value: object) -> str:
-    r"""Turn anything into one line of Markdown, in a table or out of it, that shows it as text.
+    r"""Turn anything into one line of Markdown, inside a table or not, that shows it as text.
 
-    Only what would be read as more is changed, so that a terminal shows ordinary names as they are. Dollar signs and
+    Only what would be read as markup is changed, so that a terminal shows ordinary names as they are. Dollar signs and
     backslashes get an element of their own: MathJax looks for pairs of them in the page, after Markdown is done.
 
     >>> print(markdown("a|b <b>"), markdown("my_run-2.jsonl"), markdown("$x$"))
@@ -73,7 +73,7 @@ def markdown(value: object) -> str:
     """
     text = _html.escape(re.sub(r"&(?!#?\w+;)", "\0", line(value)), quote=False).replace("\0", "&")
     text = re.sub(r"([`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text.replace("\\", "\0"))
-    if "{" not in text:  # as in a path of Windows; what is left may be TeX's
+    if "{" not in text:  # as in a Windows path; what is left may be TeX's
         text = re.sub("\0(?=\\w)", r"\\\\", text)
     text = text.replace("://", ":&#47;/").replace("www.", "www&#46;")  # else a bare address becomes a link
     return text.replace("\0", "<span>&#92;</span>").replace("$", "<span>&#36;</span>")
@@ -91,7 +91,7 @@ def figure(value: object) -> str:
 
 
 class Terminal:
-    """A stream whose readers are people: whatever is printed to it is shown and not obeyed."""
+    """A stream whose readers are people: whatever is printed to it is shown, not obeyed."""
 
     def __init__(self, stream):
         self.stream = stream

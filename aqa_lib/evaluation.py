@@ -1,8 +1,8 @@
-"""Let a model answer questions, and write what it says.
+"""Let a model answer questions, and write down what it says.
 
-`rollout -> [evaluation] -> results`. `predict` writes one JSON line a question; `results.scoring` reads any such file,
-ours or not, without a model. It deviates from the paper on purpose: greedy decoding unless asked otherwise (the paper
-samples, as the checkpoint's generation config says), batches sorted by length, clips decoded in the background.
+`rollout -> [evaluation] -> results`. `predict` writes one JSON line per question; `results.scoring` reads any such
+file, ours or not, without a model. It deviates from the paper on purpose: greedy decoding unless asked otherwise (the
+paper samples, as the checkpoint's generation config says), batches sorted by length, clips decoded in the background.
 """
 
 import hashlib
@@ -14,16 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
-import soundfile
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import inputs, predictions, prompt, rollout, scale, tables
-from .audio import AudioError
+from .audio import MAX_SECONDS, AudioError, length
 from .dataset import Question
 from .logps import completion_logps
 from .model import context
@@ -57,21 +55,21 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
 
     style: prompt 1, 2 or 3. decoding: "greedy"; with `seed`, "sample" as GRPO does (temperature 1), or
     "generation_config" with the checkpoint's own values. audio: "heard", or the controls "silent" and "none" (text
-    alone). shuffle_choices: a seed that reorders every question's choices. data: the file that the questions came from,
-    for the record. labels: what else the record should say, such as `method` and `train_seed`. on_error: "skip" leaves
-    a question whose clip cannot be used without a prediction, which counts as wrong. engine: what samples the answers;
-    ours if not given. An existing `path` is resumed. Processes that torchrun started answer some of the batches each,
-    and all return all rows.
+    only). shuffle_choices: a seed that reorders every question's choices. data: the file that the questions came from,
+    for the record. labels: what else the record should say, such as `method` and `train_seed`. on_error: with "skip", a
+    question whose clip cannot be used gets no prediction, which counts as wrong. engine: what samples the answers; ours
+    if not given. An existing `path` is resumed. Processes started by torchrun each answer some of the batches, and all
+    of them return all rows.
 
     Fields of a row:
     - `index, id, task, question, choices, answer`, and MMAU's further keys: the question's;
     - `model_output`: the reply; `tokens`: its length; `ended`: whether the model ended it;
-    - `prediction`: the answer read from the reply, "" where none can be;
-    - `correct`: whether it is strictly right; None where the right answer is withheld;
-    - `error`: why the clip could not be used, where it could not.
+    - `prediction`: the answer read from the reply, "" if none can be;
+    - `correct`: whether it is strictly right; None if the right answer is withheld;
+    - `error`: why the clip could not be used, if it could not.
 
     Raises AqaError for bad arguments, PredictionsError for a file made with other settings, AudioError for a bad clip,
-    RunError where a GPU's memory is full or a clip is never ready.
+    RunError if a GPU's memory is full or a clip is never ready.
     """
     if not questions:
         raise AqaError("there are no questions to answer; check the file and the limit.")
@@ -127,7 +125,7 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
 
 
 def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: dict, seed: int) -> dict:
-    """Write down how a file of predictions is made. settings: what its answers depend on; labels: what else to say."""
+    """Return how a file of predictions is made. settings: what its answers depend on; labels: what else to say."""
     made_from = {
         "weights": weights_sha256(model),
         "data_sha256": files.sha256(file) if data and (file := tables.on_disk(data)) else None,
@@ -139,7 +137,7 @@ def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: d
         "counts": {key: Counter(predictions.group(row, key) for row in blank) for key in predictions.GROUPS},
         "environment": files.environment() | {"device": str(model.device), "dtype": str(model.dtype)},
         "scale": scale.get().name,
-        "seed": seed,  # of the sampling, where there is any
+        "seed": seed,  # of the sampling, if there is any
         "started": files.now(),
     }
 
@@ -147,7 +145,7 @@ def _record(model: nn.Module, blank: list[dict], data, settings: dict, labels: d
 class _Rows:
     """The rows of a run, and the file that they are appended to; under torchrun each rank has a file of its own.
 
-    rows: those that are known, by index. Without a path nothing is written. record: makes the file's record.
+    rows: those already known, by index. Without a path nothing is written. record: returns the file's record.
     """
 
     def __init__(self, path: str | Path | None, ids: list[str], record: Callable[[], dict]):
@@ -171,7 +169,7 @@ class _Rows:
         if self.path is not None and self.world_size > 1:
             own = predictions.share_path(self.path, self.rank, self.world_size)
             self.rows |= predictions.resume(own, self.meta, self.ids)
-        self.file = None if own is None else open(own, "ab", buffering=0)  # what is written is there: nothing to flush
+        self.file = None if own is None else open(own, "ab", buffering=0)  # unbuffered: nothing to flush
         return self._unanswered(numbered)
 
     def _unanswered(self, batches: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
@@ -196,7 +194,7 @@ class _Rows:
                 predictions.resume(self.path, self.meta, self.ids)
             predictions.finish(self.path, ordered, seconds)
         if self.file and self.world_size > 1:
-            distributed.gather(None)  # the whole is written: the ranks' own files may go
+            distributed.gather(None)  # the whole file is written: the ranks' own files may go
             own = Path(self.file.name)
             own.unlink()
             predictions.meta_path(own).unlink()
@@ -213,8 +211,8 @@ def predict_controls(
 ) -> dict[str, list[dict]]:
     """Answer the controls of a run, each into its file next to `path`, where `score` and `report` look for them.
 
-    names: of `predictions.CONTROLS`: "silent" (the clip's length in zeros), "shuffled" (choices in another
-    order), "text-only" (no clip in the prompt). options: those of the run, for `predict`.
+    names: some of `predictions.CONTROLS`: "silent" (the clip's length in zeros), "shuffled" (choices in another
+    order), "text-only" (no clip in the prompt). options: the run's own, for `predict`.
     """
     return {
         name: predict(
@@ -231,7 +229,7 @@ def predict_controls(
 def _load(
     processor, questions, style: int, audio: str, on_error: str, room: int | None, i: int
 ) -> inputs.Example | AudioError:
-    """Prepare one question in a background thread; a bad clip comes back as its error where it may be skipped."""
+    """Prepare one question in a background thread; a bad clip comes back as its error if it may be skipped."""
     try:
         example = inputs.prepare(processor, questions[i], style, audio)
         inputs.refuse_long(example, questions[i], room)
@@ -243,7 +241,7 @@ def _load(
 
 
 def _reply(engine, processor, questions: list, examples: list, device, sampling: dict) -> list[dict]:
-    """Answer one batch: `model_output, tokens, ended` for each example, `error` where its clip was bad."""
+    """Answer one batch: `model_output, tokens, ended` for each example, and `error` if its clip was bad."""
     usable = [pair for pair in zip(questions, examples, strict=True) if not isinstance(pair[1], AudioError)]
     answered = iter(())
     if usable:
@@ -287,24 +285,19 @@ def shuffled(question: Question, seed: int | None, index: int) -> Question:
 
 def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
     """Cut questions into batches of similar length, longest first, so that a lack of memory shows at once."""
-    lengths = [25 * seconds(q) + len(prompt.text(q, 2)) / 4 for q in questions]  # about their tokens
+    lengths = [25 * min(seconds(q), MAX_SECONDS) + len(prompt.text(q, 2)) / 4 for q in questions]  # roughly, in tokens
     order = sorted(range(len(questions)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def seconds(question: Question) -> float:
-    """Read a clip's length from its header; 0 where there is none (`audio.load` will say what is wrong)."""
-    if question.audio is None or (not isinstance(question.audio, bytes) and not os.path.isfile(question.audio)):
-        return 0.0  # a fifo would block
-    try:
-        source = BytesIO(question.audio) if isinstance(question.audio, bytes) else str(question.audio)
-        return soundfile.info(source).duration
-    except (soundfile.SoundFileError, OSError):
-        return 0.0
+    """Return a clip's length; 0 where there is none (`audio.load` will say what is wrong; a fifo would block)."""
+    there = isinstance(question.audio, bytes) or (question.audio is not None and os.path.isfile(question.audio))
+    return length(question.audio) if there else 0.0
 
 
 def read_reply(reply: str | None, question: Question) -> dict:
-    """Write a reply as the second part of a prediction; None where there is none."""
+    """Return a reply as the second part of a prediction. reply: None if there is none."""
     answer = prompt.extract_answer(reply or "")
     correct = prompt.matches(answer, question.answer, question.choices) if question.answer else None
     return {"model_output": reply, "prediction": answer or "", "correct": correct}
@@ -329,8 +322,9 @@ def choice_probabilities(
     """Compute each choice's probability of being the reply, `<answer>choice</answer>`; they add up to 1.
 
     style: prompt 1, 2 or 3. heard: as in `inputs.prepare`. thought: put into the model's mouth before it answers, tags
-    and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so that long
-    choices are unlikely for their length alone. Equal choices are one. Raises AudioError where the clip cannot be used.
+    and all. The prompt is run once for all choices; a choice's log-probability is the sum over its tokens, so long
+    choices are unlikely for their length alone. Equal choices count as one. Raises AudioError if the clip cannot be
+    used.
     """
     choices = list(dict.fromkeys(question.choices))
     replies = [thought + prompt.target(replace(question, answer=choice)) for choice in choices]

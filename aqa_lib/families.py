@@ -1,8 +1,8 @@
-"""Adapt one family of audio models each: everything that differs between them, and nothing else.
+"""One adapter class for each family of audio models: everything that differs between them, and nothing else.
 
 `audio -> [families] -> inputs -> model`. To add a model of transformers, write a class with the methods of
-`WhisperEncoder` (or inherit those that fit), and put it into FAMILIES; tests/test_other_model.py shows how to prove
-it. Three modules besides build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning needs no
+`WhisperEncoder` (or inherit those that fit), and put it into FAMILIES; tests/test_families.py shows how to prove
+it. Three other places build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning needs no
 download), `tiny.pretrain` and the benchmarks.
 """
 
@@ -11,6 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    MODEL_FOR_PRETRAINING_MAPPING,
+    AutoProcessor,
+    ProcessorMixin,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
 
 from . import audio
 from .runtime.errors import AqaError
@@ -22,7 +30,7 @@ class FamilyError(AqaError):
 
 @dataclass(frozen=True)
 class Parts:
-    """The surface through which this package reaches a model."""
+    """The parts through which this package reaches a model."""
 
     audio_tower: nn.Module
     projector: nn.Module
@@ -32,27 +40,46 @@ class Parts:
 
 
 class WhisperEncoder:
-    """What models around an encoder like Whisper's share: its mel of 100 frames a second, an audio token for 40 ms.
+    """What models with an encoder like Whisper's share: a mel of 100 frames a second, an audio token every 40 ms.
 
-    model_type: as in a config. processor: the name of its processor's class. lora_targets: where adapters go.
+    model_type: as in a config. also: model types of larger models that hold this one. processor: the name of its
+    processor's class. lora_targets: where adapters go.
     """
 
     model_type: str
+    also: tuple[str, ...] = ()
     processor: str
     lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
+    def own_config(self, config):
+        """Take the model's own config out of what config.json holds."""
+        return config
+
+    def model_class(self, config) -> type[nn.Module]:
+        """Choose the class of transformers that `own_config` is for; only the second list has Audio Flamingo 3."""
+        lists = (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_PRETRAINING_MAPPING)
+        return next(known[type(config)] for known in lists if type(config) in known)
+
+    def load_processor(self, name: str, **options):
+        """Load the processor that was saved with a model."""
+        return AutoProcessor.from_pretrained(name, **options)
+
+    def takes(self, processor) -> bool:
+        """Return whether a processor belongs to this family."""
+        return self.processor in (cls.__name__ for cls in type(processor).__mro__)
+
     def parts(self, model: nn.Module) -> Parts:
-        """Name the parts of a model that has no LoRA wrapper."""
+        """Return the parts of a model that has no LoRA wrapper."""
         body = model.model
         token = model.config.audio_token_id
         return Parts(body.audio_tower, body.multi_modal_projector, body.language_model, model.lm_head, token)
 
     def constants(self, model: nn.Module) -> list[nn.Module]:
-        """List what is never trained: Whisper's sinusoids."""
+        """List what is never trained although it is in a part: Whisper's sinusoids."""
         return [self.parts(model).audio_tower.embed_positions]
 
     def max_seconds(self, processor) -> float:
-        """Return the longest clip that the model hears, in seconds."""
+        """Return the length of the longest clip that the model hears, in seconds."""
         return float(processor.feature_extractor.chunk_length)
 
     def mel(self, processor, wave: np.ndarray) -> tuple[Tensor, int]:
@@ -68,7 +95,7 @@ class WhisperEncoder:
         """Run the audio tower and the projector on clips, as the model's own forward does.
 
         features: (A, M, F + 2), lengths: (A,) valid frames. Returns the audio tokens of all clips, one clip after the
-        other, (sum of N, H). Here: padded to the longest clip that the model knows, with a mask.
+        other, (sum of N, H). Here they are padded to the longest clip that the model knows, with a mask.
         """
         longest = 2 * model.model.audio_tower.config.max_source_positions  # frames
         features = nn.functional.pad(features[..., :longest], (0, max(longest - features.shape[-1], 0)))
@@ -84,7 +111,7 @@ class AudioFlamingo3(WhisperEncoder):
 
 
 class Qwen2Audio(WhisperEncoder):
-    """Qwen2-Audio, whose tower runs on the clips' own length instead of on 30 s.
+    """Qwen2-Audio, whose tower runs here on the clips' own length instead of 30 s.
 
     That gives the same numbers, since padding is masked, for a third of the work on a 10 s clip.
     """
@@ -111,24 +138,71 @@ class Qwen2Audio(WhisperEncoder):
         return p.projector(hidden[kept])
 
 
-FAMILIES = (Qwen2Audio(), AudioFlamingo3())
+class ThinkerProcessor(Qwen2_5OmniProcessor):
+    """Qwen2.5-Omni's processor without its eyes, which would need torchvision to see nothing here."""
+
+    def __init__(self, feature_extractor=None, tokenizer=None, chat_template=None):
+        ProcessorMixin.__init__(self, feature_extractor, tokenizer, chat_template=chat_template)
+        for name in ("audio_token", "audio_bos_token", "audio_eos_token"):
+            setattr(self, name, getattr(tokenizer, name, None))
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(self.audio_token) if self.audio_token else None
+
+
+class Qwen2_5Omni(WhisperEncoder):
+    """Qwen2.5-Omni's thinker, which hears and reads; its eyes are left as they are, its talker is not loaded.
+
+    Its encoder takes chunks of 2 s, none of which sees another, so a clip may be as long as the mel (300 s as
+    published). Without pictures, a token's three position ids are the same: its place among the real tokens.
+    """
+
+    model_type = "qwen2_5_omni_thinker"
+    also = ("qwen2_5_omni",)
+    processor = "Qwen2_5OmniProcessor"
+
+    def own_config(self, config):
+        return getattr(config, "thinker_config", config)
+
+    def model_class(self, config) -> type[nn.Module]:
+        return Qwen2_5OmniThinkerForConditionalGeneration
+
+    def load_processor(self, name: str, **options):
+        return ThinkerProcessor.from_pretrained(name, **options)
+
+    def parts(self, model: nn.Module) -> Parts:
+        body = model.model
+        if not hasattr(body, "audio_tower"):
+            raise FamilyError("this release of transformers builds Qwen2.5-Omni differently; install a newer one.")
+        tower = body.audio_tower
+        return Parts(tower, tower.proj, body.language_model, model.lm_head, model.config.audio_token_id)
+
+    def constants(self, model: nn.Module) -> list[nn.Module]:
+        return [self.parts(model).audio_tower.audio_bos_eos_token]  # which nothing reads
+
+    def encode_audio(self, model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
+        """Run the tower and its projection on the valid frames only."""
+        mask = torch.arange(features.shape[-1], device=lengths.device) < lengths[:, None]  # (A, F)
+        return model.get_audio_features(features.to(model.dtype), mask).last_hidden_state
+
+
+FAMILIES = (Qwen2Audio(), AudioFlamingo3(), Qwen2_5Omni())
 
 
 def named(model_type: str) -> WhisperEncoder:
-    """Find a family by its config's model type; raises FamilyError where there is none."""
+    """Find a family by its config's model type; raises FamilyError if there is none."""
     for family in FAMILIES:
-        if family.model_type == model_type:
+        if model_type in (family.model_type, *family.also):
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
     raise FamilyError(
-        f"a {model_type} model is none of the audio models known here ({known}); to add it, see aqa_lib/families.py."
+        f"a {model_type} model is not one of the audio models known here ({known}); to add it, see aqa_lib/families.py."
     )
 
 
 def of_processor(processor) -> WhisperEncoder:
-    """Find a processor's family; raises FamilyError where there is none."""
-    name = type(processor).__name__
+    """Find a processor's family; raises FamilyError if there is none."""
     for family in FAMILIES:
-        if family.processor == name:
+        if family.takes(processor):
             return family
-    raise FamilyError(f"a {name} belongs to no audio model known here; to add one, see aqa_lib/families.py.")
+    raise FamilyError(
+        f"a {type(processor).__name__} is not the processor of a known audio model; see aqa_lib/families.py to add it."
+    )

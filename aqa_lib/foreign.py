@@ -15,7 +15,7 @@ from .runtime.errors import AqaError
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # installed, not fetched
 KERNELS = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")  # keys that may name others
-SAFE = {"trust_remote_code": False}  # said aloud: left open, transformers asks whether to run a model's own code
+SAFE = {"trust_remote_code": False}  # explicit: left open, transformers asks whether to run a model's own code
 
 
 class ModelError(AqaError):
@@ -23,7 +23,7 @@ class ModelError(AqaError):
 
 
 def refuse_missing(name: str) -> None:
-    """Raise ModelError for a folder that is not there, which transformers would look for on the hub."""
+    """Raise ModelError for a folder that does not exist, which transformers would look for on the hub."""
     local = Path(name).is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1 or "\\" in name
     if not local or Path(name).is_dir():
         return
@@ -48,7 +48,7 @@ def refuse_code(base: str) -> None:
 
 
 def with_saved_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """Put a saved adapter on a model; raise ModelError unless every weight of it is there and fits."""
+    """Put a saved adapter on a model; raises ModelError unless every weight of it is present and fits."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
     try:
@@ -56,7 +56,7 @@ def with_saved_adapter(model: nn.Module, folder: Path) -> nn.Module:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
         largest = max((max(shape) for name, shape in shapes.items() if "lora_" in name), default=0)
         if (rank := PeftConfig.from_pretrained(folder).r) > largest:
-            raise ModelError(f"{folder}: adapter_config.json claims rank {rank}, and no saved weight is so large.")
+            raise ModelError(f"{folder}: adapter_config.json claims rank {rank}, but no saved weight is that large.")
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
@@ -67,6 +67,6 @@ def with_saved_adapter(model: nn.Module, folder: Path) -> nn.Module:
     if len(shapes) != wanted or any("missing adapter keys" in str(warning.message) for warning in told):
         raise ModelError(
             f"{folder}: its adapter's {len(shapes)} weights do not fit the {wanted} of the base, which would answer "
-            "alone; take the base that it was trained on, or save it again."
+            "without them; use the base that it was trained on, or save it again."
         )
     return model

@@ -43,20 +43,20 @@ WHOLE_STEP = ("dapo", "cispo")  # losses that are a mean over all tokens of a st
 class GRPOConfig(TrainingArguments):
     """Options of a GRPO run: transformers' `TrainingArguments`, and TRL's names for the rest. Defaults: the paper's.
 
-    A batch counts questions: every question of `per_device_train_batch_size` gets `num_generations` answers, and one
+    Batch sizes count questions: each of `per_device_train_batch_size` questions gets `num_generations` answers, and one
     optimizer step sees `per_device_train_batch_size * gradient_accumulation_steps` questions. The mean of
-    "bnpo" is over the tokens of one such batch; where a step is one batch, that is also DAPO's.
+    "bnpo" is over the tokens of one such batch; if a step is one batch, that is also DAPO's.
     """
 
     output_dir: str = field(default="runs/grpo", metadata={"help": "Folder for checkpoints, metrics and the model."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Questions a device answers at a time."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Questions a device evaluates at a time."})
-    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate, of the language model too."})
+    learning_rate: float = field(default=1e-6, metadata={"help": "Peak learning rate, also the language model's."})
     audio_tower_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the audio tower; learning_rate where not given."}
+        default=None, metadata={"help": "Learning rate of the audio tower; learning_rate if not given."}
     )
     projector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the projector; learning_rate where not given."}
+        default=None, metadata={"help": "Learning rate of the projector; learning_rate if not given."}
     )
     master: str = field(
         default="auto",
@@ -71,7 +71,7 @@ class GRPOConfig(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the answers."})
     top_k: int = field(default=50, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
     top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total mass."})
-    beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0 needs none."})
+    beta: float = field(default=0.04, metadata={"help": "Weight of the KL to the reference model; 0: no reference."})
     reference: str = field(
         default="auto",
         metadata={
@@ -108,7 +108,7 @@ class GRPOConfig(TrainingArguments):
     )
     mask_truncated_completions: bool = field(
         default=False,
-        metadata={"help": "Leave answers that were cut at max_completion_length out of the loss."},
+        metadata={"help": "Leave answers that were cut off at max_completion_length out of the loss."},
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "One weight for each reward; all 1 if not given."}
@@ -119,15 +119,15 @@ class GRPOConfig(TrainingArguments):
     max_tokens_per_forward: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; chosen by the memory "
-            "if not given, 8192 where that is not known."
+            "help": "Tokens (prompts once, and their answers) in one forward and backward pass; chosen to fit the "
+            "memory if not given, 8192 if that is unknown."
         },
     )
     checkpoint_above: int | None = field(
         default=None,
         metadata={
-            "help": "With gradient_checkpointing: keep the activations of passes of up to this many tokens; chosen by "
-            "the memory if not given, 0 where that is not known."
+            "help": "With gradient_checkpointing: keep the activations of passes of up to this many tokens; chosen to "
+            "fit the memory if not given, 0 if that is unknown."
         },
     )
     memory: float | None = field(
@@ -135,22 +135,22 @@ class GRPOConfig(TrainingArguments):
     )
     audio_cache_gb: float = field(
         default=2.0,
-        metadata={"help": "GB that keep clips' audio tokens under a frozen audio tower, so that each is encoded once."},
+        metadata={"help": "GB to keep clips' audio tokens in, under a frozen audio tower: each is encoded only once."},
     )
-    logits_chunk_size: int = field(default=1024, metadata={"help": "Tokens whose logits are held at a time."})
+    logits_chunk_size: int = field(default=1024, metadata={"help": "Tokens whose logits are held in memory at a time."})
     log_completions: bool = field(
         default=True,
         metadata={"help": "At every log, show one answer, and append its whole group to completions.jsonl."},
     )
-    logging_steps: float = field(default=10, metadata={"help": "Log every this many steps."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     eval_strategy: str = field(
         default="steps", metadata={"help": "no, steps or epoch: when to answer the held-out questions."}
     )
-    eval_steps: float | None = field(default=100, metadata={"help": "Evaluate every this many steps."})
+    eval_steps: float | None = field(default=100, metadata={"help": "Steps between evaluations."})
     eval_on_start: bool = field(default=True, metadata={"help": "Evaluate the base before the first step."})
     save_strategy: str = field(default="steps", metadata={"help": "no, steps, epoch or best: when to save."})
-    save_steps: float = field(default=100, metadata={"help": "Save every this many steps."})
+    save_steps: float = field(default=100, metadata={"help": "Steps between checkpoints."})
     save_total_limit: int | None = field(
         default=2, metadata={"help": "Checkpoints to keep, not counting the best one."}
     )
@@ -175,7 +175,7 @@ class GRPOConfig(TrainingArguments):
         all_tokens = f"loss_type {self.loss_type} is a mean over all tokens of a step: set gradient_accumulation_steps "
         cispo_alone = self.loss_type == "cispo" and (self.epsilon_high or 0) < 1
         apart = self.baseline == "batch" and self.scale_rewards == "group"
-        in_use = "with num_iterations, save by steps, at a multiple of it: answers still in use are not saved."
+        in_use = "with num_iterations above 1, save by steps, at a multiple of it: answers in use are not saved."
         saves_between = self.save_strategy != "steps" or self.save_steps % max(self.num_iterations, 1)
         counts = ("max_tokens_per_forward", "logits_chunk_size", "num_iterations", "max_completion_length")
         counts = {name: getattr(self, name) for name in counts}
@@ -212,9 +212,9 @@ class Experience:
     rollouts: Rollouts
     advantages: Tensor  # (B, G)
     loss_mask: Tensor  # (B, G, C)
-    records: list[dict]  # one a question, with its answers and their rewards, for a reader
-    old_logps: Tensor | None = None  # (B, G, C), where a batch serves more than one step
-    ref_logps: Tensor | None = None  # (B, G, C), where beta is not 0
+    records: list[dict]  # one per question, with its answers and their rewards, in readable form
+    old_logps: Tensor | None = None  # (B, G, C), if a batch serves more than one step
+    ref_logps: Tensor | None = None  # (B, G, C), if beta is not 0
 
     def select(self, rows: list[int]) -> "Experience":
         """Keep some questions, and drop the padding that none of them needs."""
@@ -228,9 +228,9 @@ class Experience:
 class GRPOTrainer(QuestionTrainer):
     """Train an audio-language model by group relative policy optimization.
 
-    model, processor: from `model.load`. reward_funcs: functions of TRL's form, or names for `reward.get`. The datasets
-    are lists of `Question`; eval_dataset is held out and selects the best checkpoint. engine: what samples the answers,
-    ours if not given. Source: the paper, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
+    model, processor: from `model.load`. reward_funcs: functions with TRL's signature, or names for `reward.get`. The
+    datasets are lists of `Question`; eval_dataset is held out and selects the best checkpoint. engine: what samples the
+    answers, ours if not given. Source: the paper, section 2; DeepSeekMath (arXiv 2402.03300) eq. 3.
     """
 
     def __init__(
@@ -259,13 +259,13 @@ class GRPOTrainer(QuestionTrainer):
         if args.beta and not hasattr(model, "disable_adapter"):  # a LoRA model without its adapter is its own reference
             half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
             self.ref_model = reference.make(model, args.reference, half)
-        self._experiences: list[Experience] = []  # of the current step, one an accumulated batch
-        self._step, self._index = -1, 0  # the current step, and which of its accumulated batches is taken
+        self._experiences: list[Experience] = []  # of the current step, one per accumulated batch
+        self._step, self._index = -1, 0  # the current step, and which of its accumulated batches is in use
         self._sample: dict = {}  # one question of the last step with its answers, for the log
 
     def train(self, *args, **kwargs):
         """Train; see `QuestionTrainer.train`."""
-        self._step = -1  # nothing that an earlier run sampled is used again
+        self._step = -1  # nothing that an earlier run sampled is reused
         return super().train(*args, **kwargs)
 
     # -- one step -------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class GRPOTrainer(QuestionTrainer):
         return loss
 
     def _experience(self, model: nn.Module, inputs: dict) -> Experience:
-        """Return a batch's answers: sampled now, or before, where num_iterations takes several steps on them."""
+        """Return a batch's answers: sampled now, or earlier if num_iterations takes several steps on them."""
         step = self.state.global_step
         self._index = self._index + 1 if step == self._step else 0
         self._step = step
@@ -404,7 +404,7 @@ class GRPOTrainer(QuestionTrainer):
         """Back-propagate a batch's loss in micro-batches, and return it."""
         args, mask = self.args, experience.loss_mask
         sizes = {"num_completions": mask[..., 0].numel(), "num_tokens": self._num_tokens(mask)}  # of the whole batch
-        # Where beta is 0, a group without deviation has a loss and a gradient of exactly zero.
+        # If beta is 0, a group without deviation has a loss and a gradient of exactly zero.
         kept = range(len(mask)) if args.beta else experience.advantages.any(1).nonzero().flatten().tolist()
         batches = self._micro_batches(experience.rollouts, kept, args.max_tokens_per_forward, args.checkpoint_above)
         totals = defaultdict(lambda: torch.zeros((), device=args.device))
@@ -458,8 +458,8 @@ class GRPOTrainer(QuestionTrainer):
     ) -> Iterator[tuple[list[int], int]]:
         """Yield micro-batches of similar length: their rows, and their tokens with padding.
 
-        A micro-batch holds at most max_tokens, or one row. Rows that fit into plain_tokens, so few that activations
-        need no recomputing, are batched up to those.
+        A micro-batch holds at most max_tokens, or one row. Rows that fit into plain_tokens, so few that no activations
+        need recomputing, are batched up to plain_tokens.
         """
         prompts, answers = rollouts.prompts.attention_mask.sum(1).tolist(), rollouts.mask.sum((1, 2)).tolist()  # (B,)
         plain = min(plain_tokens, max_tokens)
@@ -479,15 +479,15 @@ class GRPOTrainer(QuestionTrainer):
         return f"lower max_completion_length from {longest} to {longest // 2}, or num_generations"
 
     def _fewer_tokens(self) -> str:
-        """Say how to learn in smaller passes, for a message about a full GPU."""
+        """Say how to split a step into smaller passes, for a message about a full GPU."""
         tokens, plain, last = self.args.max_tokens_per_forward, self.args.checkpoint_above, self._or_recompute()
         too = f" and checkpoint_above from {plain} to {plain // 2}" if plain and not last else ""
-        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, which learns the same{last}"
+        return f"lower max_tokens_per_forward from {tokens} to {tokens // 2}{too}, with the same result{last}"
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
 
     def _record(self, answered: dynamic.Answered) -> list[dict]:
-        """Keep the metrics of a batch of answers, under TRL's names; return the answers, for a reader."""
+        """Keep the metrics of a batch of answers, under TRL's names; return the answers in readable form."""
         rollouts, rewards = answered.rollouts, answered.rewards
         lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
         deviation = rewards.std(1)
@@ -511,7 +511,7 @@ class GRPOTrainer(QuestionTrainer):
         return rows
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, and show one sampled answer; its whole group is kept in `completions.jsonl`."""
+        """Log, and show one sampled answer; its whole group goes to `completions.jsonl`."""
         super().log(logs, start_time)
         if (left := self.state.log_history[-1].get("entropy", torch.inf)) < self.args.min_entropy:
             self.control.should_save = self.control.should_training_stop = True
@@ -527,5 +527,5 @@ class GRPOTrainer(QuestionTrainer):
 
 
 def _moved(model: nn.Module) -> bool:
-    """Tell whether a model's adapters change anything: fresh ones are zero."""
+    """Return whether a model's adapters change anything: fresh ones are zero."""
     return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)

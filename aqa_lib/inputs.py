@@ -1,13 +1,13 @@
-"""Turn questions into the tensors that travel: prompts with their mels, and the answers that were sampled to them.
+"""Turn questions into the tensors that travel: prompts with their mels, and the answers sampled for them.
 
 `families, prompt -> [inputs] -> model -> rollout -> reward -> loss`. Everything here is data and how it is batched;
-nothing runs a model. One letter means one dimension, here and in every module behind:
+nothing runs a model. One letter means one dimension, here and in every module that follows:
 
-    B  questions (prompts) of a batch       P  prompt tokens, padded on the left
+    B  questions (prompts) in a batch       P  prompt tokens, padded on the left
     G  answers to each question             C  completion tokens, padded on the right
-    K  answer tokens packed into one row    T  tokens of a row, P + K
+    K  answer tokens packed into one row    T  tokens in a row, P + K
     V  vocabulary                           H  width of the language model
-    A  clips of a batch                     N  audio tokens of a clip, one for 40 ms
+    A  clips in a batch                     N  audio tokens of a clip, one every 40 ms
     S  samples of a clip, 16,000 a second   M  mel bins, F  mel frames, 100 a second
     R  prompts still being decoded          L  answers still being decoded in each of their rows
     D  width of an attention head
@@ -25,7 +25,7 @@ from .audio import AudioError, Clip
 from .dataset import Question
 from .runtime.errors import AqaError
 
-HEARD = ("heard", "silent", "none")  # what the model is given of a clip; the last two are controls
+HEARD = ("heard", "silent", "none")  # what the model gets of a clip; the last two are controls
 
 
 class InputError(AqaError):
@@ -33,7 +33,7 @@ class InputError(AqaError):
 
 
 class PromptError(AudioError):
-    """A question that leaves the model no room for an answer; skipped where clips that cannot be used are."""
+    """A question that leaves the model no room for an answer; skipped wherever clips that cannot be used are."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Prompts:
 
     input_ids, attention_mask: (B, P). input_features: (A, M, F) mels of the clips in reading order, and
     feature_lengths: (A,) their valid frames; None in a batch without audio. audio_embeds: (A, N, H), the clips' audio
-    tokens padded on the right, and audio_lengths: (A,) how many are valid, where clips were encoded before: these two
-    then stand in for the mels.
+    tokens padded on the right, and audio_lengths: (A,) how many are valid. If the clips were encoded beforehand, these
+    two stand in for the mels.
     """
 
     input_ids: Tensor
@@ -79,7 +79,7 @@ class Prompts:
         return self._each(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> "Prompts":
-        """Put the batch where a GPU reads it fastest; the loader calls this."""
+        """Put the batch where a GPU reads it fastest; the DataLoader calls this."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, function) -> "Prompts":
@@ -87,7 +87,7 @@ class Prompts:
         return Prompts(**{name: None if value is None else function(value) for name, value in tensors.items()})
 
     def select(self, rows: Sequence[int]) -> "Prompts":
-        """Keep some rows, and drop the padding that none of them needs. Takes one clip a prompt, or none."""
+        """Keep some rows, and drop the padding that none of them needs. Expects one clip per prompt, or none at all."""
         rows = torch.as_tensor(rows, device=self.input_ids.device)
         mask = self.attention_mask[rows]
         width = int(mask.sum(1).max())
@@ -107,7 +107,7 @@ class Rollouts:
     """G answers to each of B prompts.
 
     completion_ids: (B, G, C) token ids, padded on the right. mask: (B, G, C) bool, true up to and including the end
-    token. ended: (B, G) bool, false where the answer was cut at the longest length.
+    token. ended: (B, G) bool, false if the answer was cut off at the maximum length.
     """
 
     prompts: Prompts
@@ -124,7 +124,7 @@ class Rollouts:
 
 
 def refuse_long(example: Example, question: Question, room: int | None) -> None:
-    """Raise PromptError where a prompt leaves no room for its answer; room: tokens that it may have, None for any."""
+    """Raise PromptError if a prompt leaves no room for its answer. room: the most tokens it may have, None for any."""
     if room is not None and len(example.ids) > room:
         raise PromptError(
             f"{question.id}: its prompt has {len(example.ids)} tokens, and the model's context leaves room for {room}; "
@@ -133,7 +133,7 @@ def refuse_long(example: Example, question: Question, room: int | None) -> None:
 
 
 def max_seconds(processor) -> float:
-    """Return the longest clip that a model hears, in seconds."""
+    """Return the length of the longest clip that a model hears, in seconds."""
     return families.of_processor(processor).max_seconds(processor)
 
 
@@ -141,7 +141,7 @@ def prepare(processor, question: Question, style: int = 2, heard: str = "heard")
     """Load a question's clip and make its prompt.
 
     style: prompt 1, 2 or 3. heard: "heard", or the controls "silent" (zeros in place of the clip) and "none" (text
-    alone). Raises AudioError where the clip cannot be used.
+    only). Raises AudioError if the clip cannot be used.
     """
     if heard not in HEARD:
         raise InputError(f"heard={heard!r} is unknown; choose {', '.join(HEARD)}.")
@@ -160,7 +160,7 @@ def prepare(processor, question: Question, style: int = 2, heard: str = "heard")
 
 
 def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
-    """Render chat messages to token ids, with as many audio tokens as the model makes of the clip."""
+    """Render chat messages as token ids, with as many audio tokens as the model makes of the clip."""
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     frames, mel = 0, None
     if clip is not None:

@@ -1,9 +1,9 @@
-"""Compute the log-probability of every answer token, each prompt run once for all of its answers.
+"""Compute the log-probability of every answer token, with each prompt run once for all of its answers.
 
 `rollout -> [logps] -> loss`. The paper (and TRL) run the prompt again for each of its G answers; here one row
 `[prompt, answer 1 ... answer G]` with a mask and restarted positions gives the same log-probabilities and the same
-gradients, and the head is applied to the answers' positions alone. Of long answers even what the mask would hide is not
-computed (`attention`).
+gradients, and the head is applied only to the answers' positions. For long answers, what the mask would hide is not
+even computed (`attention`).
 """
 
 import torch
@@ -18,10 +18,10 @@ from .runtime import distributed
 
 
 def shared_row(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay G answers behind one prompt: which token sees which, each token's position, and which token it is.
+    """Lay out G answers after one prompt: which token sees which, each token's position, and which token it is.
 
     prompt_mask: (B, P), completion_mask: (B, G, C). Answers are packed without padding between them, so a row has
-    T = P + K tokens, K the most answer tokens of any row. Returns the attention mask, (B, 1, T, T) bool; position ids,
+    T = P + K tokens, K the most answer tokens in any row. Returns the attention mask, (B, 1, T, T) bool; position ids,
     (B, T); and for each of the K packed tokens its index into the flattened (G * C) answers, (B, K), padding last.
     Each answer sees the prompt and itself, and its positions continue the prompt's.
 
@@ -59,7 +59,7 @@ def separate_answers(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Sepa
 
 
 def _pack(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Put the answers' tokens behind each other: (B, K) indices into (G * C), and (B, P + K) position ids."""
+    """Put the answers' tokens one after the other: (B, K) indices into (G * C), and (B, P + K) position ids."""
     C, real = completion_mask.shape[2], completion_mask.bool().flatten(1)  # (B, G * C)
     order = (~real).long().argsort(dim=1, stable=True)[:, : int(real.sum(1).max())]
     behind = prompt_mask.sum(1, keepdim=True).long() + order % C
@@ -67,7 +67,7 @@ def _pack(prompt_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _row_index(order: Tensor, P: int, G: int, C: int) -> Tensor:
-    """Tell at which index of its row each answer's token was put, (B, G, C); 0 where it was not."""
+    """Return the index in its row at which each answer's token was put, (B, G, C); 0 if it was not."""
     behind = P + torch.arange(order.shape[1], device=order.device).expand_as(order)
     return order.new_zeros(len(order), G * C).scatter_(1, order, behind).view(len(order), G, C)
 
@@ -76,10 +76,10 @@ def _row_index(order: Tensor, P: int, G: int, C: int) -> Tensor:
 def completion_logps(
     model: nn.Module, rollouts: Rollouts, temperature: float = 1.0, chunk_size: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """Compute the log-probability and the entropy of every answer token, each prompt run once.
+    """Compute the log-probability and the entropy of every answer token, with each prompt run once.
 
     Returns two (B, G, C) float32 tensors, zero where the mask is false. The head sees `chunk_size` positions at a time
-    and is recomputed in the backward pass, so that memory never holds logits at all positions.
+    and is recomputed in the backward pass, so that memory never holds the logits of all positions.
     """
     prompts, ids, mask = rollouts.prompts, rollouts.completion_ids, rollouts.mask
     (B, G, C), P = ids.shape, prompts.input_ids.shape[1]

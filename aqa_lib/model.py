@@ -2,7 +2,7 @@
 
 `inputs -> [model] -> rollout -> logps -> loss`. Everything to its right sees `parts` (audio tower, projector, language
 model, head), `embed` and `backbone`; what differs between Qwen2-Audio and other audio models is in `families`. It
-deviates from transformers in one way: clips are encoded apart from the text, and the head is left to the caller.
+deviates from transformers in one way: clips are encoded apart from the text, and applying the head is up to the caller.
 """
 
 import math
@@ -16,14 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    MODEL_FOR_MULTIMODAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForMultimodalLM,
-    AutoModelForPreTraining,
-    AutoProcessor,
-    BitsAndBytesConfig,
-)
+from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging
 
 from . import attention, audio, families, prompt
@@ -38,17 +31,17 @@ PARTS = ("audio_tower", "projector", "language_model")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
 
 logger = logging.get_logger(__name__)
-# peft (0.19) asks by the old name, transformers (5.23) tells the user
+# peft (0.19) uses the old name, and transformers (5.23) warns the user about it
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Look through a LoRA wrapper."""
+    """Return a model without its LoRA wrapper, if it has one."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def parts(model: nn.Module) -> Parts:
-    """Name the parts of a model, looking through a LoRA wrapper."""
+    """Return the parts of a model, looking through a LoRA wrapper."""
     model = unwrapped(model)
     return families.named(model.config.model_type).parts(model)
 
@@ -69,9 +62,9 @@ def load(
 
     dtype: of the weights ("auto": as saved). train: which of `PARTS` to train; the rest is frozen. lora: arguments of
     `peft.LoraConfig` (rank 8 on the language model's linear layers by default), which freezes everything else.
-    quantization: "4bit" (needs bitsandbytes; trained so on a CPU, at a tiny size, and not yet on a GPU). Raises
-    ModelError if there is no such folder, the class is not an audio model or lacks weights, the head is tied, a special
-    token is missing, or the model is deaf.
+    quantization: "4bit" (needs bitsandbytes; tried in training on a CPU, at a tiny size, but not yet on a GPU). Raises
+    ModelError if there is no such folder, the class is not an audio model, weights are missing, the head is tied, a
+    special token is missing, or the model is deaf.
     """
     _refuse_arguments(train, quantization)
     refuse_missing(str(name_or_path))
@@ -83,7 +76,7 @@ def load(
         model.to(device)
     elif device.type == "cpu":
         for module in model.modules():
-            # bitsandbytes otherwise repacks 4-bit weights for AVX-512 at the first evaluation, and no gradient passes
+            # else bitsandbytes repacks 4-bit weights for AVX-512 at the first evaluation, and gradients stop there
             module.support_avx512bf16_for_cpu = False
     if saved_adapter:
         model = with_saved_adapter(model, Path(name_or_path))
@@ -107,7 +100,7 @@ def _refuse_arguments(train: Sequence[str], quantization: str | None) -> None:
             "install another release (pip install 'transformers>=5.11')."
         )
     if unknown := set(train) - set(PARTS):
-        raise ModelError(f"no part named {', '.join(sorted(unknown))} to train; choose from {', '.join(PARTS)}.")
+        raise ModelError(f"no part is named {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}.")
     if quantization not in (None, "4bit"):
         raise ModelError(f"quantization {quantization!r} is unknown; choose '4bit' or leave it out.")
     if quantization and find_spec("bitsandbytes") is None:
@@ -115,7 +108,7 @@ def _refuse_arguments(train: Sequence[str], quantization: str | None) -> None:
 
 
 def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantization: str | None):
-    """Read a base model and its processor from the hub or a disk; raise ModelError where that cannot be done."""
+    """Read a base model and its processor from the hub or from disk; raises ModelError if that fails."""
     options = {"dtype": dtype, "attn_implementation": "sdpa"}
     if quantization:
         half = half_precision()
@@ -136,8 +129,9 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
         refuse_code(base)
         config = AutoConfig.from_pretrained(base, **SAFE)
         family = families.named(config.model_type)
-        processor = AutoProcessor.from_pretrained(name if saved_adapter else base, **SAFE)
-        model, found = auto_class(config).from_pretrained(base, output_loading_info=True, **SAFE, **options)
+        processor = family.load_processor(name if saved_adapter else base, **SAFE)
+        cls = family.model_class(family.own_config(config))
+        model, found = cls.from_pretrained(base, output_loading_info=True, **SAFE, **options)
     except ModelError:
         raise
     except families.FamilyError as error:
@@ -148,7 +142,7 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             f"{name}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
             "or a folder that save_pretrained wrote."
         ) from error
-    if type(processor).__name__ != family.processor:
+    if not family.takes(processor):
         raise ModelError(f"{name}: has a {type(processor).__name__} instead of a {family.processor}; save both again.")
     if lost := sorted(found["missing_keys"]):
         raise ModelError(
@@ -156,11 +150,6 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             "download or save the model again."
         )
     return model, processor
-
-
-def auto_class(config):
-    """Choose the class of transformers that makes a config's model; Audio Flamingo 3 is in the second list alone."""
-    return AutoModelForMultimodalLM if type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING else AutoModelForPreTraining
 
 
 def half_precision() -> torch.dtype:
@@ -171,13 +160,17 @@ def half_precision() -> torch.dtype:
 
 
 def use_own_attention(model: nn.Module) -> None:
-    """Let a language model attend from answers one by one where it is told to (`attention`); else nothing changes."""
+    """Let a language model attend from one answer at a time when asked to (`attention`); else nothing changes."""
     parts(model).language_model.set_attn_implementation(attention.NAME)
 
 
 def choose_trainable(model: nn.Module, train: Sequence[str]) -> None:
-    """Train only the named `PARTS`; the head is trained with the language model."""
+    """Train only the named `PARTS`; the head is trained with the language model.
+
+    Nothing else is: a model may have eyes as well.
+    """
     p = parts(model)
+    model.requires_grad_(False)
     for part, modules in {
         "audio_tower": [p.audio_tower],
         "projector": [p.projector],
@@ -220,10 +213,10 @@ def check_model(model: nn.Module, processor) -> None:
     if len(tokenizer) > embedding.shape[0]:
         raise ModelError(f"{name}: {len(tokenizer)} tokens but {embedding.shape[0]} embeddings; reload both.")
     if weight := faults.not_finite(model):
-        raise ModelError(f"{name}: its weights are NaN or infinite ({weight} first); take an earlier checkpoint.")
+        raise ModelError(f"{name}: its weights are NaN or infinite ({weight} first); use an earlier checkpoint.")
     difference = hearing(model, processor)
     if not math.isfinite(difference):
-        raise ModelError(f"{name}: its logits are NaN or infinite; load it in another dtype, or take another model.")
+        raise ModelError(f"{name}: its logits are NaN or infinite; load it in another dtype, or use another model.")
     if difference:
         logger.info("%s hears: a clip moves its logits by %.3g", name, difference)
     else:
@@ -256,13 +249,13 @@ def encode_audio(model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
 
 
 def context(model: nn.Module) -> int | None:
-    """Return how many tokens a model can tell the places of, prompt and answer together; None if it does not say."""
+    """Return how many tokens of prompt and answer together a model has positions for; None if it does not say."""
     config = getattr(unwrapped(model), "config", None)
     return config and getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def embed(model: nn.Module, prompts: Prompts) -> Tensor:
-    """Embed prompts, (B, P, H), each clip's audio tokens in the positions that stand for them."""
+    """Embed prompts, (B, P, H), with each clip's audio tokens in the positions that stand for them."""
     p = parts(model)
     embeds = p.language_model.get_input_embeddings()(prompts.input_ids)
     if prompts.audio_embeds is not None:
@@ -283,14 +276,14 @@ def backbone(
 ):
     """Run the language model without its head: (B, T, H) to (B, T, H).
 
-    mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying which key each token sees, or how answers that share a
-    row are to be attended from one by one. cache: filled on the way.
+    mask: (B, T) of real tokens, or (B, 1, T, keys) bool saying which keys each token sees, or where in their row the
+    answers are, so that each is attended from separately. cache: filled along the way.
     """
     lm = parts(model).language_model
     options = {"attention_mask": mask}
     if isinstance(mask, attention.SeparateAnswers):
         if lm.config._attn_implementation != attention.NAME:
-            raise ModelError("this model does not attend from answers one by one; load it with model.load.")
+            raise ModelError("this model cannot attend from one answer at a time; load it with model.load.")
         options = {"attention_mask": mask.prompt_mask, "answers": mask}
     return lm(
         inputs_embeds=embeds,

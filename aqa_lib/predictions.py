@@ -1,9 +1,9 @@
 """Keep predictions in files that survive a kill, say how they were made, and can be read by anybody.
 
-`evaluation.predict -> [predictions] -> evaluation.score`. One JSON line a question, flushed as it comes, and
-beside it `<file>.meta.json` with the settings, the data's sha256, the versions and the commit. The paper's
-code writes one JSON list at the very end, under a key that MMAU's own scorer does not read; ours can be
-written in the official form too.
+`evaluation.predict -> [predictions] -> results`. One JSON line per question, flushed as it comes, and next to
+the file `<file>.meta.json` with the settings, the data's sha256, the versions and the commit. The paper's code
+writes one JSON list at the very end, under a key that MMAU's own scorer does not read; ours can be written in
+the official form too.
 """
 
 import json
@@ -28,13 +28,12 @@ CONTROLS = {  # their names, and what `evaluation.predict` is asked for
 
 
 class PredictionsError(AqaError):
-    """A file of predictions that cannot be used; its one sentence names the file, the fault and the
-    remedy."""
+    """A file of predictions that cannot be used; its one sentence names the file, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A file of predictions, read. meta: the record beside it, {} where there is none. rows: see `read`."""
+    """A file of predictions that was read. meta: its record, {} if it has none. rows: see `read`."""
 
     name: str
     rows: list[dict]
@@ -50,12 +49,12 @@ class Predictions:
 
 
 def meta_path(path: str | Path) -> Path:
-    """Name the record beside a file of predictions."""
+    """Return the path of a prediction file's record."""
     return Path(f"{path}.meta.json")
 
 
 def group(row: Mapping, key: str) -> str:
-    """Name the group of a row; MMAU writes some categories as a list.
+    """Return the group of a row; MMAU writes some categories as a list.
 
     >>> group({"category": ["Reasoning"]}, "category")
     'Reasoning'
@@ -65,7 +64,7 @@ def group(row: Mapping, key: str) -> str:
 
 
 def question_row(index: int, question: Question) -> dict:
-    """Write a question as the first part of a prediction."""
+    """Return a question as the first part of a prediction."""
     kept = {key: question.meta[key] for key in KEPT if key in question.meta}
     return {
         "index": index,
@@ -78,7 +77,7 @@ def question_row(index: int, question: Question) -> dict:
 
 
 def read_meta(path: str | Path) -> dict:
-    """Read the record beside a file of predictions; {} where there is none."""
+    """Read the record of a file of predictions; {} if it has none."""
     beside = meta_path(path)
     if not beside.exists():
         return {}
@@ -87,13 +86,13 @@ def read_meta(path: str | Path) -> dict:
         meta["settings"], meta["labels"]
     except (ValueError, KeyError, TypeError) as error:
         raise PredictionsError(
-            f"{beside}: no record of ours; delete it, and what it stands beside is read alone."
+            f"{beside}: not a record written by aqa_lib; delete it to read the predictions without one."
         ) from error
     return meta
 
 
 def control_path(path: str | Path, name: str) -> Path:
-    """Name the file of a control ("silent", "shuffled", "text-only") beside a file of predictions.
+    """Return the path of a control ("silent", "shuffled", "text-only") of a file of predictions.
 
     >>> control_path("runs/p.jsonl", "silent").name
     'p.silent.jsonl'
@@ -103,7 +102,7 @@ def control_path(path: str | Path, name: str) -> Path:
 
 
 def share_path(path: str | Path, rank: int, processes: int) -> Path:
-    """Name the file in which one of several processes keeps its share of the predictions until all are there.
+    """Return the path at which one of several processes keeps its share of the predictions until all are done.
 
     >>> share_path("runs/p.jsonl", 0, 2).name
     'p.jsonl.1-of-2'
@@ -112,15 +111,15 @@ def share_path(path: str | Path, rank: int, processes: int) -> Path:
 
 
 def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
-    """Open a file of predictions for `append`, or start it: return the rows that are there, by their index.
+    """Open a file of predictions for `append`, or start it; return the rows that it already has, by index.
 
-    A last line that a kill cut short is taken off. meta: the record of this run; ids: of the questions, in
-    order. Raises PredictionsError if the file was made with other settings, or is no file of ours.
+    A last line that a kill cut short is removed. meta: the record of this run; ids: the questions', in order.
+    Raises PredictionsError if the file was made with other settings, or is not one of ours.
     """
     path, beside = Path(path), meta_path(path)
     whole = path.read_bytes() if path.exists() else b""
     if whole and not beside.exists():
-        raise PredictionsError(f"{path}: stands without {beside.name}, so it cannot be resumed; give another name.")
+        raise PredictionsError(f"{path}: has no {beside.name}, so it cannot be resumed; choose another name.")
     kept = whole[: whole.rfind(b"\n") + 1]
     if not kept:  # nothing to lose, whatever its record says
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
     if other:
         raise PredictionsError(
             f"{path}: was made with other settings ({'; '.join(other)}); "
-            f"give another name, or delete it and {beside.name}."
+            f"choose another name, or delete it and {beside.name}."
         )
     if "finished" not in there:
         write_whole(beside, json.dumps(there | {"opened": there["opened"] + 1}, indent=1))
@@ -148,14 +147,15 @@ def resume(path: str | Path, meta: dict, ids: Sequence[str]) -> dict[int, dict]:
         except (ValueError, KeyError, TypeError, IndexError):
             known = False
         if not known:
-            raise PredictionsError(f"{path} line {number}: no row of this run; give another name, or delete the file.")
+            raise PredictionsError(
+                f"{path} line {number}: not a row of this run; choose another name, or delete the file."
+            )
         rows[index] = row
     return rows
 
 
 def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
-    """Put a complete file into its questions' order, and note in its record when it was done and what it
-    took."""
+    """Put a complete file into its questions' order, and note in its record when it was done and how long it took."""
     write_whole(path, "".join(map(as_line, rows)))
     meta = read_meta(path)
     if "finished" not in meta:
@@ -167,11 +167,11 @@ def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
 def read(path: str | Path) -> Predictions:
     """Read finished predictions, ours or anybody's in the official form: a JSON list or JSON lines.
 
-    Every row needs `choices` (texts), and has `answer` (text; none where it is withheld) and `model_output`
-    or `model_prediction` (none where it is missing). Rows come out with `id, task, question, choices, answer`
-    ("" where withheld), `model_output` (None where missing), `prediction` (the answer read from it, "" where
-    none can be) and `official` (what MMAU's rule is given: our extracted answer; in others' files the output
-    as it stands). Raises PredictionsError with the first bad row and the number of others.
+    Every row needs `choices` (strings), and has `answer` (a string; absent if withheld) and `model_output` or
+    `model_prediction` (absent if missing). Rows come out with `id, task, question, choices, answer` ("" if
+    withheld), `model_output` (None if missing), `prediction` (the answer read from it, "" if none can be) and
+    `official` (what MMAU's rule is given: our extracted answer; in others' files, the output as it stands).
+    Raises PredictionsError with the first bad row and the number of others.
     """
     path = Path(path)
     try:
@@ -190,7 +190,7 @@ def read(path: str | Path) -> Predictions:
         more = f" ({len(bad) - 1} more rows are bad)" if len(bad) > 1 else ""
         raise PredictionsError(bad[0] + more)
     if not rows:
-        raise PredictionsError(f"{path}: holds no predictions; has its run begun?")
+        raise PredictionsError(f"{path}: contains no predictions; has its run started?")
     if all("index" in row for row in rows):
         rows.sort(key=lambda row: row["index"])
     return Predictions(str(path), rows, meta)
@@ -202,7 +202,9 @@ def _entries(path: Path, text: str) -> list[tuple[str, object]]:
         try:
             return [(f"entry {number}", raw) for number, raw in enumerate(json.loads(text), 1)]
         except json.JSONDecodeError as error:
-            raise PredictionsError(f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it whole?") from error
+            raise PredictionsError(
+                f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it complete?"
+            ) from error
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -216,12 +218,12 @@ def _entries(path: Path, text: str) -> list[tuple[str, object]]:
 def _row(raw: object, index: int) -> dict:
     """Check one row and complete it; see `read`."""
     if isinstance(raw, json.JSONDecodeError):
-        raise ValueError(f"not valid JSON ({raw.msg}); a run that was killed is mended by running it again.")
+        raise ValueError(f"not valid JSON ({raw.msg}); if its run was killed, run it again to repair the file.")
     if not isinstance(raw, Mapping):
         raise ValueError("not a JSON object; each row needs choices, answer and model_output.")
     choices, answer = raw.get("choices"), raw.get("answer") or ""
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, str) for choice in choices):
-        raise ValueError("`choices` must be a list of texts; add the question's choices to each row.")
+        raise ValueError("`choices` must be a list of strings; add the question's choices to each row.")
     if not isinstance(answer, str):
         raise ValueError(f"`answer` is {answer!r}; it must be the text of a choice, not its index.")
     output = next((raw[key] for key in OUTPUTS if raw.get(key) is not None), None)
@@ -250,15 +252,15 @@ def write_official(rows: Sequence[Mapping], path: str | Path, questions: str | P
     """Write predictions as MMAU's scorer and leaderboard read them: a JSON list with `model_output`.
 
     `model_output` is the answer that was read from the reply, since the official rule would hold the words of
-    a thought against it. questions: MMAU's own file, a JSON list whose every field and row is then kept, with
-    an empty output where there is no prediction. Withheld answers stay out.
+    a thought against it. questions: MMAU's own file, a JSON list of which every row and field is then kept, with
+    an empty output for a question without a prediction. Withheld answers are left out.
     """
     keys = ("id", "audio_id", "question", "choices", "answer", "task", *KEPT[1:])
     said = {str(row["id"]): row["prediction"] for row in rows}
     if questions is not None:
         entries = [entry for _, entry in _entries(Path(questions), Path(questions).read_text(encoding="utf-8-sig"))]
         if strange := set(said) - {str(entry.get("id")) for entry in entries}:
-            raise PredictionsError(f"{path}: predicts {min(strange)!r}, which is none of {questions}; check the file.")
+            raise PredictionsError(f"{path}: predicts {min(strange)!r}, which is not in {questions}; check the file.")
     else:
         entries = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
     official = [entry | {"model_output": said.get(str(entry.get("id")), "")} for entry in entries]

@@ -1,11 +1,11 @@
-"""Word the question for the model, and read the answer out of its reply.
+"""Word the question for the model, and read the answer from its reply.
 
 Third step of the flow: `audio -> dataset -> prompt -> model -> ... -> reward -> ... -> evaluation`:
 rewards and scores read replies through this one module. The wording is the paper's (arXiv 2503.11197),
-character for character, but for prompt 1, whose exact words were never published. The reading is not the
-report's: it takes the first tag it finds and compares letter by letter, so that a reply may hedge and
+character for character, except for prompt 1, whose exact words were never published. The reading is not the
+paper's, which takes the first tag it finds and compares letter by letter, so that a reply may hedge and
 `Dog` is not `dog`. Here more than one answer is no answer, and case and outer punctuation are forgiven;
-`reward.faithful_accuracy` keeps its way.
+`reward.faithful_accuracy` reads as the paper does.
 """
 
 import unicodedata
@@ -26,8 +26,8 @@ OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: 
 def text(question: Question, style: int) -> str:
     """Word a question as the paper's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
 
-    The choices stand as the Python repr of their list, as in the paper's code. Prompt 1's exact words
-    were never published: the stem alone is the likely form. Raises ValueError for another style.
+    The choices appear as the Python repr of their list, as in the paper's code. Prompt 1's exact words
+    were never published: the stem alone is the likely form. Raises AqaError for an unknown style.
 
     >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)
     "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
@@ -38,16 +38,16 @@ def text(question: Question, style: int) -> str:
 
 
 def messages(question: Question, style: int) -> list[dict]:
-    """Give a question's one user turn, the clip and then the text, for `processor.apply_chat_template`.
+    """Return a question's single user turn, the clip and then the text, for `processor.apply_chat_template`.
 
-    The empty `audio_url` is for the templates of older transformers, which look for that key and not for the type.
+    The empty `audio_url` is for the templates of older transformers, which look for that key instead of the type.
     """
     content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": text(question, style)}]
     return [{"role": "user", "content": content}]
 
 
 def target(question: Question) -> str:
-    """Give the reply that earns every reward of prompt 2; what SFT trains on.
+    """Return the reply that earns every reward of prompt 2, which is also what SFT trains on.
 
     >>> target(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"))
     '<answer>a dog</answer>'
@@ -56,9 +56,9 @@ def target(question: Question) -> str:
 
 
 def extract_answer(reply: str) -> str | None:
-    """Read the answer from a reply: the content of its only answer tag, or all of it where there is no tag.
+    """Read the answer from a reply: the content of its only answer tag, or all of it if there is no tag.
 
-    Stripped of outer white space. None where nothing, or more than one thing, is answered: an empty
+    Stripped of outer white space. None if nothing, or more than one thing, is answered: an empty
     reply or tag, an unclosed tag, two tags. Linear in the reply's length.
 
     >>> extract_answer("I think <answer> a dog </answer>"), extract_answer(" a dog ")
@@ -87,9 +87,9 @@ def normalise(answer: str) -> str:
 
 
 def matches(reply_answer: str | None, answer: str, choices: tuple[str, ...] | list[str] = ()) -> bool:
-    """Tell whether an extracted answer is the right choice: equal once both are normalised.
+    """Return whether an extracted answer is the right choice: equal once both are normalised.
 
-    Where normalising would make the answer and another choice the same, or leave nothing of it, the
+    If normalising would make the answer and another choice the same, or leave nothing of it, the
     comparison is exact. An answer that could not be read (None) or is withheld ("") never matches.
 
     >>> matches("Dog.", "dog"), matches("Dog", "dog", ["dog", "Dog"]), matches("hot dog", "dog")

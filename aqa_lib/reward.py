@@ -1,8 +1,8 @@
-"""Score completions: is the answer right, and does it come in the form that was asked for.
+"""Score completions: is the answer right, and does it come in the form asked for?
 
 Follows the rollout in the flow: `... -> rollout -> reward -> loss -> ...`. Every reward has TRL's signature,
-`f(prompts, completions, **columns) -> list[float]`, so `trl.rewards` and any function of the user's plug
-in through `get`. A completion is a text, or TRL's conversational `[{"role": ..., "content": text}]`.
+`f(prompts, completions, **columns) -> list[float]`, so `trl.rewards` and any function of your own plug in
+through `get`. A completion is a string, or TRL's conversational `[{"role": ..., "content": text}]`.
 
 The plain names are strict, and differ from the paper's: case, outer punctuation and white space are
 forgiven, and more than one answer is no answer. The `faithful_` names score as the paper's code does,
@@ -49,10 +49,10 @@ def format(prompts, completions, **columns) -> list[float]:
 
 
 def tagged_accuracy(prompts, completions, answer, choices=None, **columns) -> list[float]:
-    """Give 1 for the right answer in the form that was asked for, else 0: `accuracy` times `format`.
+    """Give 1 for the right answer in the form asked for, else 0: `accuracy` times `format`.
 
-    Not in the paper. Beside `accuracy` in place of `format`, it pays for the form of right answers alone. Where a
-    whole group is wrong, `format` reinforces the wrong answer that is well formed; this leaves it alone.
+    Not in the paper. Next to `accuracy` and in place of `format`, it pays for form only in right answers. If a whole
+    group is wrong, `format` reinforces a wrong answer that is well formed; this leaves it alone.
 
     >>> tagged_accuracy(None, ["<answer>dog</answer>", "dog", "<answer>cat</answer>"], ["dog"] * 3)
     [1.0, 0.0, 0.0]
@@ -84,7 +84,7 @@ def majority(prompts, completions, id, choices, **columns) -> list[float]:
 
 
 def think_format(prompts, completions, **columns) -> list[float]:
-    """Give 1 for one thought and then one answer, neither empty and nothing around their tags, else 0.
+    """Give 1 for one thought and then one answer, neither of them empty, with nothing around their tags, else 0.
 
     >>> think_format(None, ["<think>It barks.</think> <answer>dog</answer>", "<answer>dog</answer>"])
     [1.0, 0.0]
@@ -100,7 +100,7 @@ def think_format(prompts, completions, **columns) -> list[float]:
 
 
 def form_of(style: int | None) -> Callable[..., list[float]]:
-    """Return the format reward of a prompt: `think_format` for prompt 3, `format` for the others and where unknown.
+    """Return the format reward of a prompt: `think_format` for prompt 3, `format` for the others or if unknown.
 
     >>> form_of(3).__name__, form_of(None).__name__
     ('think_format', 'format')
@@ -109,9 +109,9 @@ def form_of(style: int | None) -> Callable[..., list[float]]:
 
 
 def faithful_accuracy(prompts, completions, answer, **columns) -> list[float]:
-    """Give 1 where the first tag on a line, or else the whole completion, equals the answer letter by letter.
+    """Give 1 if the first tag on a line, or else the whole completion, equals the answer letter by letter.
 
-    This is the paper's reward without its call of math_verify, which `paper_accuracy` makes. Source: r1-aqa's
+    This is the paper's reward without its call to math_verify, which `paper_accuracy` makes. Source: r1-aqa's
     `accuracy_reward`, whose `re.search(r"<answer>(.*?)</answer>", text)` is done here in linear time.
 
     >>> replies = ["<answer>Dog</answer>", "<answer>dog</answer><answer>cat</answer>"]
@@ -123,10 +123,10 @@ def faithful_accuracy(prompts, completions, answer, **columns) -> list[float]:
 
 
 def paper_accuracy(prompts, completions, answer, **columns) -> list[float]:
-    """Give 1 as the paper's code does: where math_verify says equal, or else as `faithful_accuracy`.
+    """Give 1 as the paper's code does: if math_verify says equal, or else as `faithful_accuracy` does.
 
-    math_verify takes some wrong options for right ("Ratio is 1:3" for "1:1"), works in the main thread only, and must
-    be installed. Source: r1-aqa's `accuracy_reward`.
+    math_verify accepts some wrong options ("Ratio is 1:3" for "1:1"), works only in the main thread, and must be
+    installed. Source: r1-aqa's `accuracy_reward`.
     """
     equal = _math_verify()
     found = faithful_accuracy(prompts, completions, answer)
@@ -135,7 +135,7 @@ def paper_accuracy(prompts, completions, answer, **columns) -> list[float]:
 
 
 def faithful_format(prompts, completions, **columns) -> list[float]:
-    """Give 1 where the completion starts and ends with answer tags, whatever stands between them.
+    """Give 1 if the completion starts and ends with answer tags, whatever is between them.
 
     Source: r1-aqa's `format_reward`, `re.fullmatch(r"<answer>.*?</answer>", text, re.DOTALL)`.
     """
@@ -143,7 +143,7 @@ def faithful_format(prompts, completions, **columns) -> list[float]:
 
 
 def faithful_think_format(prompts, completions, **columns) -> list[float]:
-    """Give 1 where a completion starts with <think>, ends with </answer>, and turns from one to the other.
+    """Give 1 if a completion starts with <think>, ends with </answer>, and turns from one to the other.
 
     Source: `re.fullmatch(r"<think>.*?</think>\\s*<answer>.*?</answer>", text, re.DOTALL)`, which takes
     quadratic time on `</think><answer>` repeated; looking at the ends and for the turn is the same, and
@@ -164,10 +164,10 @@ class RewardError(AqaError):
 
 
 def call(function: Callable, name: str, columns: dict) -> list[float]:
-    """Ask a reward about answers; one finite number an answer, NaN where it gave None: "does not apply".
+    """Call a reward; return one finite number per answer, NaN where it returned None: "does not apply".
 
-    columns: what TRL passes to a reward, as keywords; one value an answer. Raises RewardError for a reward that raises,
-    or gives anything but one number or None an answer.
+    columns: what TRL passes to a reward, as keywords; one value per answer. Raises RewardError if the reward raises,
+    or returns anything but one number or None per answer.
     """
     n = len(columns["completions"])
     try:
@@ -177,14 +177,14 @@ def call(function: Callable, name: str, columns: dict) -> list[float]:
             raise TypeError("it is asynchronous, which is not supported: make it a plain function")
         values = values.tolist() if hasattr(values, "tolist") else values
         if not isinstance(values, list | tuple):
-            raise TypeError(f"it gave a {type(values).__name__}: give a list of {n} numbers, one an answer")
+            raise TypeError(f"it returned a {type(values).__name__}: return a list of {n} numbers, one per answer")
         if len(values) != n:
-            raise ValueError(f"it gave {len(values)} values for {n} answers: give one each")
+            raise ValueError(f"it returned {len(values)} values for {n} answers: return one each")
         scores = [math.nan if value is None else float(value) for value in values]
         for value, score in zip(values, scores, strict=True):
             if value is not None and not math.isfinite(score):
-                raise ValueError(f"it gave {score}: give finite numbers, and None where the reward does not apply")
-    except Exception as error:  # whatever a user's function does, it is told where
+                raise ValueError(f"it returned {score}: return finite numbers, or None where the reward does not apply")
+    except Exception as error:  # whatever a user's function does, the message says where
         raise RewardError(f"reward {name} ({_where(function, error)}): {type(error).__name__}: {error}") from error
     return scores
 
@@ -202,7 +202,7 @@ def _where(function: Callable, error: Exception) -> str:
 def get(name: str) -> Callable[..., list[float]]:
     """Find a reward by name: one of this module's, or any "package.module:function".
 
-    Those of `trl.rewards` read conversational completions only. Raises ValueError for a name not found.
+    Those of `trl.rewards` read only conversational completions. Raises AqaError for a name that is not found.
 
     >>> get("accuracy") is accuracy
     True
@@ -232,8 +232,8 @@ def _is_answer(text: str) -> bool:
 
 
 def _first_answer(text: str) -> str:
-    """Give what re.search(r"<answer>(.*?)</answer>", text) finds, in linear time, else the text; stripped."""
-    for match in re.finditer(r"<answer>(.*)", text):  # one match a line: `.` is no line end
+    """Return what re.search(r"<answer>(.*?)</answer>", text) finds, in linear time, else the text; stripped."""
+    for match in re.finditer(r"<answer>(.*)", text):  # one match per line: `.` does not match a line end
         inside, closed, _ = match[1].partition(CLOSE)
         if closed:
             return inside.strip()

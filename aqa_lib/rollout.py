@@ -5,7 +5,7 @@ holds `prompt, t_0 of answers 1..G, t_1 of answers 1..G, ...`; a mask lets each 
 paper generates from G copies of every prompt; here nothing of the prompt is copied, neither its encoding nor its cache,
 so the cache is up to G times smaller and each decoding step reads it once for all G answers. Answers that have ended
 leave the computation, so that one that rambles does not keep its neighbours busy. The cache is allocated once, and a
-step copies nothing that is in it.
+step copies nothing in it.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ SHARED, NOBODY = -1, -2  # who owns a key that belongs to no answer: the prompt,
 
 
 class RolloutEngine:
-    """What samples answers for a training or an evaluation: here `sample`, with the policy itself.
+    """What samples answers for training and evaluation: here `sample`, with the policy itself.
 
-    Another engine, such as vLLM, is a class with these two methods, given to `GRPOTrainer(engine=...)` or
-    `evaluation.predict(engine=...)`. They are named as TRL's `VLLMGeneration` names them.
+    Another engine, such as vLLM, is a class with these two methods, passed to `GRPOTrainer(engine=...)` or
+    `evaluation.predict(engine=...)`. They have the names that TRL's `VLLMGeneration` gives them.
     """
 
     def __init__(self, model: nn.Module, processor):
         self.model, self.processor = model, processor
 
     def sync_weights(self, model: nn.Module) -> None:
-        """Take the policy's current weights; called before every batch of answers that new weights should give."""
+        """Take the policy's current weights; called before every batch of answers that should come from new ones."""
         self.model = model
 
     def generate(self, prompts: Prompts, *, questions: Sequence[Question] = (), **sampling) -> Rollouts:
@@ -54,7 +54,7 @@ def end_ids(model: nn.Module, processor) -> list[int]:
 
 
 class KVCacheLayer(DynamicLayer):
-    """A layer's keys and values, (R, heads, width, D), allocated once; the first `used` of `width` places are taken."""
+    """A layer's keys and values, (R, heads, width, D), allocated once; the first `used` of `width` are filled."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -114,7 +114,7 @@ def sample(  # noqa: PLR0913 (generate's options by name)
     logits = head(hidden[:, -1]).float().repeat_interleave(G, 0)  # (B * G, V)
     lengths = prompt_mask.sum(1, keepdim=True)  # (B, 1)
 
-    # What is still decoded: L answers of each of R prompts. The cache keeps the other answers; none of these sees them.
+    # Still being decoded: L answers to each of R prompts. The cache keeps the other answers; none of these sees them.
     rows = torch.arange(B, device=device)[:, None]  # (R, 1)
     lanes = torch.arange(G, device=device).expand(B, G)  # (R, L)
     owner = torch.full((B, width), NOBODY, device=device)  # (R, keys): the answer that a key belongs to
@@ -125,7 +125,7 @@ def sample(  # noqa: PLR0913 (generate's options by name)
     used = P
     finite = torch.ones((), dtype=torch.bool, device=device)
     for step in range(max_completion_length):
-        finite &= logits.amax().isfinite()  # which a NaN would be
+        finite &= logits.amax().isfinite()  # a maximum that any NaN would take over
         if penalise:
             before = prompts.input_ids[rows].expand(-1, lanes.shape[1], -1)
             logits = penalise(torch.cat([before, ids[rows, lanes, :step]], 2).flatten(0, 1), logits)
@@ -157,14 +157,14 @@ def sample(  # noqa: PLR0913 (generate's options by name)
     if not finite:
         raise faults.RunError(
             "the model's logits are NaN or infinite, so its answers mean nothing; its weights are damaged, or its "
-            "learning rate was too high: take an earlier checkpoint, or start anew with a lower learning rate."
+            "learning rate was too high: use an earlier checkpoint, or start over with a lower learning rate."
         )
     longest = int(mask.sum(-1).max())
     return Rollouts(prompts, ids[..., :longest], mask[..., :longest], ~unfinished)
 
 
 def draw(scores: Tensor, top_k: int | None, top_p: float, generator: torch.Generator) -> Tensor:
-    """Draw one token a row, (n, V) to (n,), from one uniform number each.
+    """Draw one token per row, (n, V) to (n,), from one uniform number each.
 
     Draws among the `top_k` best, and of these the likeliest with a total mass of `top_p`, as `generate` does.
 

@@ -1,8 +1,8 @@
 """One dial for three machines: a laptop, a Colab GPU, an 80 GB card.
 
 `AQA_SCALE=tiny|colab|full` picks a frozen `Scale`. A scale changes sizes and names, never logic: the same classes,
-loaders, trainer and scorer run at each. `AQA_MAX_STEPS=10` cuts every training short, to see a notebook run to its end
-before its hours are spent.
+loaders, trainer and scorer run at each. `AQA_MAX_STEPS=10` cuts every training run short, so that you can see a
+notebook run to its end before you spend the hours.
 """
 
 import os
@@ -22,9 +22,9 @@ CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else ROOT is where packages ar
 class Scale:
     """What to run on a machine: model, data, and the training options that differ from the paper's.
 
-    model: folder or hub id. train: questions in AVQA's form, of which `held_out_fraction` ranks the checkpoints unless
-    `held_out` names a file. test: questions in MMAU's form. memory: GB of the machine's GPU. batch_size:
-    questions that `evaluate` asks at a time. grpo, sft: options of `GRPOConfig` and of SFT.
+    model: folder or hub id. train: questions in AVQA's format, of which `held_out_fraction` ranks the checkpoints
+    unless `held_out` names a file. test: questions in MMAU's format. memory: GB of the machine's GPU. batch_size:
+    questions that `evaluate` asks at a time. grpo, sft: options of `GRPOConfig` and `SFTConfig`.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Scale:
 
     def __str__(self) -> str:
         line = f"scale {self.name} ({self.machine}): {self.model}, trained on {self.train}, tested on {self.test}"
-        return line.replace(f"{ROOT}{os.sep}", "")  # paths as from the repository's root
+        return line.replace(f"{ROOT}{os.sep}", "")  # paths relative to the repository's root
 
 
 def artifacts() -> Path:
-    """Return the folder of all that is made once and kept: AQA_ARTIFACTS, the checkout's own, or the user's cache."""
+    """Return the folder for all that is made once and kept: AQA_ARTIFACTS, the checkout's own, or the user's cache."""
     if asked := os.environ.get(ARTIFACTS):
         return Path(asked)
     if _writable(ROOT / "artifacts"):
@@ -58,18 +58,18 @@ def artifacts() -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether the checkout's artifacts can be written; an installed package has no checkout around it."""
+    """Return whether the checkout's artifacts can be written; an installed package has no checkout around it."""
     return CHECKOUT and os.access(folder if folder.exists() else folder.parent, os.W_OK)
 
 
 def tiny() -> Path:
-    """Return the folder of the tiny world: the checkout's where it is there already, else among the artifacts."""
+    """Return the folder of the tiny world: the checkout's if it already exists, else one among the artifacts."""
     own = ROOT / "artifacts" / "tiny"
     return own if _writable(own.parent) and (own / "fingerprint.json").is_file() else artifacts() / "tiny"
 
 
 TINY = tiny()
-DATA = (ROOT if CHECKOUT else Path()) / "data"  # where an installed package is asked from
+DATA = (ROOT if CHECKOUT else Path()) / "data"  # for an installed package, under the current folder
 SCALES = {
     "tiny": Scale(
         name="tiny",
@@ -111,7 +111,7 @@ SCALES = {
         memory=16,
         batch_size=8,  # 32 with clips of 30 s would take 17 GB of cache
         grpo={
-            "bf16": True,  # float16 where the GPU has no bfloat16
+            "bf16": True,  # float16 if the GPU has no bfloat16
             "max_steps": 200,
             "learning_rate": 1e-5,
             "per_device_train_batch_size": 4,
@@ -139,7 +139,7 @@ SCALES = {
         test=DATA / "mmau" / "mmau-test-mini.json",
         dtype="bfloat16",
         memory=80,
-        # workers: the next step's clips are decoded, and their mels made, behind the current one
+        # workers decode the next step's clips, and compute their mels, during the current step
         grpo={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
         sft={"bf16": True, "gradient_checkpointing": True, "dataloader_num_workers": 4},
     ),
@@ -147,7 +147,7 @@ SCALES = {
 
 
 def get(name: str | None = None) -> Scale:
-    """Return a scale by name, or the one that AQA_SCALE names; tiny where it is not set.
+    """Return a scale by name, or the one that AQA_SCALE names; tiny if it is not set.
 
     >>> get("tiny").name
     'tiny'

@@ -3,7 +3,7 @@
 `model, logps -> [sft] -> evaluation`. It is `trl.SFTTrainer` with what a GRPO run has: the same questions in the same
 order, the same optimizer and budget, the same held-out choice of the checkpoint. Two things are ours. The collator
 keeps the clip in the prompt and labels only the answer. And the loss is computed as GRPO's is
-(`logps.completion_logps`, one answer to each prompt), since the model's own forward runs every clip as 30 s.
+(`logps.completion_logps`, one answer to each prompt), since the model's own forward pads every clip to 30 s.
 
 The paper says little about its baseline: no code, no learning rate, and not the words of prompt 1. Its target is
 `<answer>choice</answer>`; everything else here is GRPO's.
@@ -38,13 +38,12 @@ LORA_RATE = 10  # adapters learn best at about ten times the rate of full fine-t
 TARGETS = {
     "tagged": prompt.target,
     "plain": lambda question: question.answer,
-    "reply": lambda question: question.meta["reply"],  # a text of its own for every question
+    "reply": lambda question: question.meta["reply"],  # each question's own text
 }
 LOSS_TYPES = ("nll", "dft")
 SHOWN = {"loss": "loss", "entropy": "entropy", "num_questions": "questions"} | {
     key: word for key, word in OneLine.SHOWN.items() if key.startswith("eval")
 }
-WITHOUT_EFFECT = ("packing", "padding_free", "assistant_only_loss", "activation_offloading", "label_smoothing_factor")
 
 
 def _as_grpo(name: str):
@@ -73,7 +72,7 @@ class SFTConfig(trl.SFTConfig):
     target: str = field(
         default="tagged",
         metadata={
-            "help": "What is learned: tagged (<answer>choice</answer>), plain (the choice), or reply (the question's "
+            "help": "What to learn: tagged (<answer>choice</answer>), plain (the choice), or reply (the question's "
             "own `reply`).",
             "choices": [*TARGETS],
         },
@@ -123,10 +122,6 @@ class SFTConfig(trl.SFTConfig):
                 self.loss_type in LOSS_TYPES,
                 f"loss_type {self.loss_type!r} is not supported with clips; choose {' or '.join(LOSS_TYPES)}.",
             ),
-            *(
-                (not getattr(self, name), f"{name} is not supported with clips; leave it out.")
-                for name in WITHOUT_EFFECT
-            ),
         ]:
             if not valid:
                 raise AqaError(sentence)
@@ -142,7 +137,7 @@ def labels(processor, replies: Sequence[str]) -> Tensor:
     """Encode replies as labels, (B, 1 + C): each reply and its ending, padded with IGNORED.
 
     The first column stands for the prompt's last token and is never learned, so that shifted labels, which transformers
-    counts, hold as many tokens to learn as unshifted ones.
+    counts, have as many tokens to learn as unshifted ones.
     """
     tokenizer = processor.tokenizer
     ids = tokenizer([reply + ending(processor) for reply in replies], add_special_tokens=False).input_ids
@@ -153,7 +148,7 @@ def labels(processor, replies: Sequence[str]) -> Tensor:
 
 
 class SupervisedExamples(Examples):
-    """Questions with their right answers; `collate` makes `{"questions", "prompts", "labels", "cut"}` of some."""
+    """Questions with their right answers; `collate` returns `{"questions", "prompts", "labels", "cut"}`."""
 
     def __init__(self, questions: Sequence[Question], processor, style: int, target: str = "tagged"):
         super().__init__(questions, processor, style)
@@ -192,14 +187,14 @@ class SFTTrainer(QuestionTrainer, trl.SFTTrainer):
     ):
         args = args or SFTConfig()
         examples = SupervisedExamples(train_dataset, processor, args.prompt_style, args.target)
-        # TRL takes no other class here, and looks at nothing but the first row's columns.
+        # TRL takes no other class here, and looks only at the first row's columns.
         columns = datasets.Dataset.from_dict({"id": [question.id for question in train_dataset]})
         options = {"data_collator": examples.collate, "train_dataset": columns}
         super().__init__(model, processor, args, examples, eval_dataset, callbacks, engine, SHOWN, **options)
-        if hasattr(model, "disable_adapter"):  # TRL rounds a quantized model's adapters to bfloat16, GRPO's are not
+        if hasattr(model, "disable_adapter"):  # TRL rounds a quantized model's adapters to bfloat16; GRPO does not
             for parameter in model.parameters():
                 parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-        self._records: list[dict] = []  # the last batch, for a reader
+        self._records: list[dict] = []  # the last batch, in readable form
 
     def training_step(self, *args, **kwargs) -> Tensor:
         """Back-propagate a batch's loss, as transformers does."""

@@ -73,7 +73,7 @@ MISTAKES = {
     "file": (["train", "--train", "nowhere.jsonl"], "nowhere.jsonl"),
     "model": (["train", "--model", "no/such-folder"], "no model could be loaded"),
     "memory": (["train", "--memory", "24", "--model", "no/such-folder"], "no model could be loaded"),
-    "part": (["train", "--train_parts", "ear"], "no part named ear"),
+    "part": (["train", "--train_parts", "ear"], "no part is named ear"),
     "rank": (["train", "--lora_r", "0"], "--lora_r must be a positive integer"),
     "reward": (["train", "--rewards", "kindness"], "kindness"),
     "batch": (["train", "--per_device_train_batch_size", "1000"], "fewer than the 1000"),

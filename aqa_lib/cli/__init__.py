@@ -1,19 +1,19 @@
 """The commands of `python -m aqa_lib`, one module each, `add_arguments(parser)` and `run(args)`.
 
-May import everything; only `__main__` imports it. A module imports what is heavy inside `run`, so that `--help` answers
-at once; a user's mistake comes out as an AqaError.
+It may import everything; only `__main__` imports it. A module imports what is heavy inside `run`, so that `--help`
+answers at once; a user's mistake comes out as an AqaError.
 """
 
-COMMANDS = {  # and what each is for; its module has its name
+COMMANDS = {  # and what each is for; each has a module of the same name
     "demo": "train the scale's model with GRPO, and show it before and after",
     "prepare": "check a question file and its clips, and write a clean one to train on",
     "train": "train a model with GRPO",
-    "sft": "train a model on the right answers, the baseline",
+    "sft": "train a model on the right answers: the baseline",
     "evaluate": "answer questions with a model, and score the answers",
     "score": "score finished predictions, ours or anybody's, without a model",
-    "compare": "set runs side by side, and say which differences are real",
+    "compare": "put runs side by side, and say which differences are real",
     "report": "gather results into the paper's table, its rows next to ours",
-    "ablation": "set prompt 2 and prompt 3 side by side: does thinking aloud help?",
-    "plan": "count the memory of a training run, and say whether it fits a card",
+    "ablation": "put prompt 2 and prompt 3 side by side: does thinking aloud help?",
+    "plan": "count the memory of a training run, and say whether it fits on a GPU",
     "study": "run the paper's Qwen2-Audio rows, three seeds each; --dose: measure when rewards beat answers",
 }

@@ -1,4 +1,4 @@
-"""`ablation`: set prompt 2 and prompt 3 side by side: does thinking aloud help?"""
+"""`ablation`: put prompt 2 and prompt 3 side by side: does thinking aloud help?"""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -9,14 +9,14 @@ from . import options
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE",
-        help="predictions of prompt 2 and prompt 3; the folder of the same name holds their training",
+        help="predictions for prompt 2 and prompt 3; the folder of the same name has the training run's files",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="folder for table and figure")
     parser.add_argument("--rule", choices=options.RULES, default="official", help="what counts as right")
 
 
 def run(args: Namespace) -> None:
-    """Print prompt 2 beside prompt 3, and write the table and the figure."""
+    """Print prompt 2 next to prompt 3, and write the table and the figure."""
     from ..results import ablation
 
     print(ablation.markdown(ablation.write(args.files, args.output, args.rule), args.rule))

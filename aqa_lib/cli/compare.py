@@ -1,4 +1,4 @@
-"""`compare`: set runs on the same questions side by side, and say which differences are real."""
+"""`compare`: put runs on the same questions side by side, and say which differences are real."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -10,7 +10,7 @@ from . import options
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE",
-        help="predictions of two or more runs on the same questions; seeds of one method are taken together",
+        help="predictions of two or more runs on the same questions; seeds of one method are grouped",
     )  # fmt: skip
     parser.add_argument("--rule", choices=options.RULES, default="official", help="what counts as right")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")

@@ -7,7 +7,7 @@ from . import options
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output_dir", default="runs/demo", help="folder for the results")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument("--seed", type=int, default=0, help="training seed")
     parser.add_argument("--max_steps", type=int, help="optimizer steps; the scale's own number if not given")
 
 

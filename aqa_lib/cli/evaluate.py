@@ -20,12 +20,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--columns",
         type=options.mapping,
         metavar="OURS=THEIRS,...",
-        help="names in the file of id, audio, question, choices, answer, task",
+        help="what the file calls id, audio, question, choices, answer, task",
     )
     option(
         "--output",
         default="runs/predictions.jsonl",
-        help="file for the answers; one that is there is resumed",
+        help="file for the answers; an existing one is resumed",
     )
     option(
         "--style",
@@ -38,9 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--decoding",
         choices=("greedy", "sample", "generation_config"),
         default="greedy",
-        help="sample: as in GRPO, temperature 1; generation_config: as the checkpoint says, like the paper's",
+        help="sample: as in GRPO, at temperature 1; generation_config: as the checkpoint says, as the paper did",
     )
-    option("--seed", type=int, default=0, help="of the sampling")
+    option("--seed", type=int, default=0, help="sampling seed")
     option("--batch_size", type=int, default=scale.batch_size, help="questions answered at a time")
     option(
         "--max_completion_length",
@@ -55,13 +55,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="also ask with silence, with shuffled choices, and without a clip",
     )
     option("--method", help="what made the model: base, sft, sft-lora, grpo; `report` finds its rows by it")
-    option("--train_seed", type=int, help="seed of the training, so that seeds are taken together")
+    option("--train_seed", type=int, help="training seed, so that seeds of one method are grouped")
     option("--dtype", default=scale.dtype, help="type of the weights: auto, float32, bfloat16, float16")
     option("--quantization", default=scale.quantization, help="4bit, for small GPUs")
     option(
         "--skip_bad",
         action="store_true",
-        help="leave bad rows out, and count clips that cannot be used as wrong",
+        help="leave out bad rows, and count questions whose clips cannot be used as wrong",
     )
 
 

@@ -1,10 +1,11 @@
-"""What several commands take, and how a command line becomes a configuration.
+"""The options that several commands take, and how a command line becomes a configuration.
 
-Options are the config's own names, so whatever a notebook sets a shell can set too; the scale gives the defaults.
+Options have the config's own names, so whatever a notebook can set, a shell can too; the scale gives the defaults.
 """
 
 import argparse
 import logging
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from ..runtime.errors import AqaError
 
 QUESTIONS = "JSON, JSON lines, CSV, TSV, parquet or Arrow in AVQA's, MMAU's or any form, or hub:NAME:SPLIT"
 RULES = ("official", "strict")  # what counts as right
-# transformers' options that a training is likely to want; --help-all lists the rest
+# transformers' options that a training run is likely to want; --help-all lists the rest
 COMMON = {"seed", "bf16", "fp16", "gradient_accumulation_steps", "num_train_epochs", "optim", "lr_scheduler_type"}
+PARTS = ("audio_tower", "projector", "language_model")  # model.PARTS, which takes seconds to import
 COMMON |= {"warmup_steps", "weight_decay", "gradient_checkpointing", "dataloader_num_workers", "disable_tqdm"}
 
 
+class Unasked(int):
+    """The default of a number option, which one that was typed can be told from."""
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser that ends in one sentence, without its long list of options. asked: the words it will parse."""
+    """A parser whose errors are one sentence, without the long list of options. asked: the words it will parse."""
 
     def __init__(self, asked: list[str], **options):
         self.asked = asked
@@ -36,42 +42,43 @@ class TrainArguments:
     model: str = field(default=None, metadata={"help": "Folder or hub id of the model to train."})
     train: str = field(default=None, metadata={"help": f"Questions to train on: {QUESTIONS}."})
     held_out: str | None = field(
-        default=None, metadata={"help": "Questions that rank the checkpoints; none to hold out a part of --train."}
+        default=None, metadata={"help": "Questions that rank the checkpoints; none to hold out part of --train."}
     )
-    held_out_fraction: float = field(
-        default=0.02, metadata={"help": "Without --held_out: the part of the training clips that is held out."}
+    held_out_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Without --held_out: the share of --train that is held out; the scale's if not given."},
     )
     audio: str | None = field(default=None, metadata={"help": "Folder of the clips; the question file's if not given."})
     columns: str | None = field(
         default=None,
         metadata={
-            "help": "OURS=THEIRS,...: names in the files of id, audio, question, choices, answer, task.",
+            "help": "OURS=THEIRS,...: what the files call id, audio, question, choices, answer, task.",
         },
     )
-    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave bad rows out instead of stopping at them."})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "Leave out bad rows instead of stopping at them."})
     rewards: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rewards to add up: accuracy, format, think_format, their faithful_ forms, paper_accuracy, or "
+            "help": "Rewards to add up: accuracy, format, think_format, their faithful_ versions, paper_accuracy, or "
             "package.module:function. If not given: accuracy and the format that the prompt asks for. Not for sft."
         },
     )
     train_parts: list[str] = field(
-        default_factory=lambda: ["audio_tower", "projector", "language_model"],
-        metadata={"help": "Parts that learn; the others are frozen. With LoRA its adapters learn, and nothing else."},
+        default_factory=lambda: [*PARTS],
+        metadata={"help": "Parts to train; the others are frozen. With LoRA, only the adapters are trained."},
     )
     lora_r: str | None = field(
-        default=None, metadata={"help": "Rank of LoRA adapters; none to let the weights themselves learn."}
+        default=None, metadata={"help": "Rank of LoRA adapters; none to train the weights themselves."}
     )
     quantization: str | None = field(
-        default=None, metadata={"help": "4bit, for small GPUs, with --lora_r; none for whole weights."}
+        default=None, metadata={"help": "4bit, for small GPUs, with --lora_r; none for unquantized weights."}
     )
     dtype: str = field(default="auto", metadata={"help": "Type of the weights: auto, float32, bfloat16, float16."})
     resume: bool = field(default=False, metadata={"help": "Resume from the last checkpoint in --output_dir."})
 
 
 def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Scale, job: str) -> None:
-    """Add our options of a training and every option of its config, with the scale's defaults."""
+    """Add our own training options and every option of its config, with the scale's defaults."""
     from transformers import HfArgumentParser
 
     theirs = HfArgumentParser([TrainArguments, config], add_help=False)
@@ -81,6 +88,8 @@ def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Sc
             action.help = argparse.SUPPRESS if "--help-all" not in parser.asked else action.help
     parser._add_container_actions(theirs)  # as argparse adds a parent's
     parser.add_argument("--help-all", action="help", help="list every option of transformers' TrainingArguments")
+    defaults = {"max_steps": config.max_steps} | (scale.sft if job == "sft" else scale.grpo)
+    defaults["max_steps"] = Unasked(defaults["max_steps"])
     parser.set_defaults(
         model=scale.model,
         train=str(scale.train),
@@ -88,28 +97,62 @@ def add_training(parser: argparse.ArgumentParser, config: type, scale: scales.Sc
         dtype=scale.dtype,
         quantization=scale.quantization,
         lora_r=scale.lora_r,
-        **(scale.sft if job == "sft" else scale.grpo),
+        num_train_epochs=None,
+        **defaults,
     )
 
 
 def training(args: argparse.Namespace, config: type, scale: scales.Scale) -> tuple[TrainArguments, object]:
-    """Turn parsed options into `TrainArguments` and a config; raises AqaError for values that cannot be."""
-    given = vars(args)
+    """Turn parsed options into `TrainArguments` and a config; raises AqaError for invalid values."""
+    given = vars(args) | {"max_steps": _steps(args)}
     made = {f.name: given[f.name] for f in fields(config) if f.init and f.name in given}
+    if made["num_train_epochs"] is None:
+        del made["num_train_epochs"]
     run = TrainArguments(**{f.name: given[f.name] for f in fields(TrainArguments)})
     for name in ("held_out", "lora_r", "quantization", "columns"):
         if getattr(run, name) == "none":
             setattr(run, name, None)
-    if run.train != str(scale.train) and run.held_out == str(scale.held_out):
-        run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
+    _settle_held_out(run, scale, made["eval_strategy"])
     if run.lora_r is not None and not (str(run.lora_r).isdecimal() and int(run.lora_r) > 0):
         raise AqaError(f'--lora_r must be a positive integer or "none", got {run.lora_r!r}.')
     run.lora_r = run.lora_r and int(run.lora_r)
+    if run.lora_r and run.train_parts != [*PARTS]:
+        raise AqaError("--train_parts has no effect with --lora_r: the adapters alone learn; leave one of them out.")
     try:
         run.columns = run.columns and mapping(run.columns)
         return run, config(**made)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:  # transformers' own checks, too
         raise AqaError(str(error)) from error
+
+
+def _steps(args: argparse.Namespace) -> int:
+    """Return the steps that are asked for, -1 where epochs are; raises AqaError where both are."""
+    if args.num_train_epochs is None:
+        return int(args.max_steps)
+    if not isinstance(args.max_steps, Unasked):
+        if args.max_steps == -1:
+            return -1
+        raise AqaError("--max_steps and --num_train_epochs both say how long to train; leave one of them out.")
+    if os.environ.get(scales.SHORTER):
+        raise AqaError(f"{scales.SHORTER} and --num_train_epochs both say how long to train; leave one of them out.")
+    return -1
+
+
+def _settle_held_out(run: TrainArguments, scale: scales.Scale, strategy: str) -> None:
+    """Settle which questions rank the checkpoints; raises AqaError for contradictions and empty parts."""
+    own = run.held_out == str(scale.held_out)
+    if own and (run.train != str(scale.train) or run.held_out_fraction is not None):
+        run.held_out = None  # the scale's held-out questions belong to the scale's training questions alone
+    fraction, run.held_out_fraction = run.held_out_fraction, run.held_out_fraction or scale.held_out_fraction
+    if fraction is None:
+        return
+    if strategy == "no" or run.held_out:
+        other = "--eval_strategy no" if strategy == "no" else "--held_out"
+        raise AqaError(f"--held_out_fraction has no effect with {other}; leave one of them out.")
+    if not 0 < fraction < 1:
+        raise AqaError(
+            f"--held_out_fraction is {fraction}: give a number between 0 and 1, or --eval_strategy no to hold out none."
+        )
 
 
 def mapping(text: str) -> dict[str, str]:
@@ -125,7 +168,7 @@ def mapping(text: str) -> dict[str, str]:
 
 
 def ensure_tiny(path: str) -> None:
-    """Make the tiny world's clips where a path asks for them and they are not there."""
+    """Make the tiny world's clips if a path asks for them and they do not exist."""
     from ..runtime import distributed
 
     if Path(path).resolve().parent == scales.TINY and distributed.rank_and_world_size()[0] == 0:

@@ -11,9 +11,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
     wanted = parser.asked[parser.asked.index("--scale") + 1 :][:1] if "--scale" in parser.asked else [None]
     options.add_training(parser, GRPOConfig, scales.get(*wanted), "train")
-    parser.description += " All options of train are understood: --memory GB, --lora_r 16, ..."
+    parser.description += " Takes all of train's options: --memory GB, --lora_r 16, ..."
     parser.add_argument("--scale", default=scales.get().name, help=f"one of {', '.join(scales.SCALES)}")
-    parser.add_argument("--prompt", type=int, help="tokens of a prompt; those of the longest clip if not given")
+    parser.add_argument("--prompt", type=int, help="tokens in a prompt; those of the longest clip if not given")
 
 
 def run(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`score`: say what finished predictions are worth, ours or anybody's; no model is loaded."""
+"""`score`: score finished predictions, ours or anybody's; no model is loaded."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Print what each file is worth, with the controls that were made with it."""
+    """Print each file's scores, with the controls that were run with it."""
     from .. import dataset, predictions
 
     if args.official and len(args.files) > 1:

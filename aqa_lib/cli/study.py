@@ -10,16 +10,16 @@ from . import options
 def add_arguments(parser: ArgumentParser) -> None:
     option = parser.add_argument
     option("--output", type=Path, default=Path("runs/study"), help="folder for all runs; an existing study is resumed")
-    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    option("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     option("--rows", nargs="+", metavar="ROW", help="only these, as in base-2 sft-1 sft-lora-1 grpo-2 grpo-3")
     option("--processes", type=int, default=2, help="runs at a time; 1 on a machine with one GPU")
-    option("--train_options", default="", help="further options of every train and sft, as one text")
-    option("--evaluate_options", default="", help="further options of every evaluate, as one text")
+    option("--train_options", default="", help="further options for every train and sft, as one string")
+    option("--evaluate_options", default="", help="further options for every evaluate, as one string")
     option("--dose", action="store_true", help="measure accuracy against wrong labels, rates and budgets instead")
     option(
         "--methods", action="store_true", help="compare GSPO, CISPO, DAPO, RLOO ... and votes without labels instead"
     )
-    option("--report", action="store_true", help="with either: train nothing, report on the trials that are there")
+    option("--report", action="store_true", help="with either: train nothing, report on the finished trials")
 
 
 def run(args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`train`: a model with GRPO. `sft` is the same command with another trainer."""
+"""`train`: train a model with GRPO. `sft` is the same command with another trainer."""
 
 from argparse import ArgumentParser, Namespace
 from copy import copy
@@ -62,7 +62,7 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
             questions, held_out = dataset.split(questions, what.held_out_fraction, config.seed)
     set_seed(config.seed)  # adapters start at random
     lora = {"r": what.lora_r} if what.lora_r else None
-    device = "cpu" if config.fsdp else config.device  # from where each process takes its part to its card
+    device = "cpu" if config.fsdp else config.device  # from there each process takes its part to its GPU
     policy, processor = model.load(what.model, what.dtype, device, what.train_parts, lora, what.quantization)
     trainer = make_trainer(policy, processor, questions, held_out)
     trainer.labels = {"model": what.model}

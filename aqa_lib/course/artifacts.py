@@ -1,7 +1,7 @@
 """Keep what took long to make, so that a notebook runs alone in minutes and after its neighbours in seconds.
 
 `[artifacts] -> recipes -> notebooks`. An artifact is a folder whose name holds a hash of what made it: the scale, the
-settings, what question files and models hold, and the code that was at work (its syntax tree: a changed comment throws
+settings, the contents of question files and models, and the code that ran (its syntax tree: a changed comment throws
 nothing away). So a stale one is never loaded, and an interrupted one is resumed. Everything lies under `artifacts/`, or
 where AQA_ARTIFACTS points; delete it at any time.
 """
@@ -31,10 +31,10 @@ def folder() -> Path:
 
 
 def load_or_build(name: str, build: Callable, **settings) -> Path:
-    """Return the folder that `build(folder, **settings)` fills, or that it filled before from the same things.
+    """Return the folder that `build(folder, **settings)` fills, or that it filled before from the same inputs.
 
-    name: what a person calls it. settings: what JSON can hold; the scale and the code come by themselves. build gets a
-    folder that may hold what an interrupted call left, and should resume it. Says which of the two it did. Raises
+    name: what a person calls it. settings: anything JSON can hold; the scale and the code are added to them. build gets
+    a folder that may hold what an interrupted call left, and should resume it. Prints which of the two it did. Raises
     what build raises; nothing half-made is ever returned. A notebook's cell that is interrupted ends in one line.
     """
     made_by = {
@@ -77,7 +77,7 @@ def inputs(settings: dict) -> dict[str, str]:
 def code_version(function: Callable) -> str:
     """Hash what a function's code does: its module and all of `aqa_lib` that this imports, without docstrings.
 
-    Of a function that was typed in a notebook: its own text and the whole package.
+    For a function that was defined in a notebook: its own text and the whole package.
     """
     module = inspect.getmodule(function)
     file = Path(getattr(module, "__file__", None) or "")

@@ -32,6 +32,12 @@ def choose(description: str, options: Sequence, width: str = "auto") -> widgets.
     )
 
 
+def with_page(view: widgets.Widget, page: str, options: Mapping) -> dict:
+    """Show a view where there is a kernel; beside it, its page as HTML, for those who read what was run elsewhere."""
+    words = "<p><em>(run this cell for the controls)</em></p>"
+    return {**view._repr_mimebundle_(**options), "text/html": words + page, "text/plain": "a page with controls"}
+
+
 class Tags:
     """The cause and the note of one question in one run's file of predictions."""
 
@@ -96,7 +102,7 @@ class Browser:
         self.act(self.filter)
 
     def _repr_mimebundle_(self, **options):
-        return self.view._repr_mimebundle_(**options)
+        return with_page(self.view, self.card, options)
 
     def act(self, step: Callable, *arguments) -> None:
         """Do what a control asks for; what is wrong is told above the card, since Jupyter hides a callback's error."""

@@ -17,7 +17,7 @@ from . import recipes
 
 MARK, SAYS = "demo.json", '{"written by": "python -m aqa_lib demo, which deletes what it wrote when it is run again"}\n'
 ASKED = ("base.jsonl", "base.silent.jsonl", "grpo.jsonl")
-WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps beside them
+WRITES = (  # deleted by the next demonstration; checkpoints too, but not what a user keeps next to them
     *ASKED, *(f"{name}.meta.json" for name in ASKED),
     *("run.json", "metrics.csv", "completions.jsonl", "trainer_state.json", "table.md", "scores.json", "curves.png"),
     *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
@@ -57,12 +57,12 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     gain = tuned.strict.percent - base.strict.percent
     return (
         f"{text}\n{gain:+.1f} points in {(time.monotonic() - start) / 60:.1f} minutes; "
-        f"the curves are in {output_dir / 'curves.png'}, the answers beside them."
+        f"the curves are in {output_dir / 'curves.png'}, the answers next to them."
     )
 
 
 def figures(report: scoring.Report) -> dict:
-    """Give a report's scores as plain numbers: by task, the average, and replies in tags."""
+    """Return a report's scores as plain numbers: by task, the average, and replies in tags."""
     by_task = {task: rates["strict"].to_dict() for task, rates in report.by["task"].items()}
     return by_task | {"average": report.strict.to_dict(), "tags": report.tagged.to_dict()}
 

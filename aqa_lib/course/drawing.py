@@ -1,7 +1,7 @@
 """Compose an SVG from boxes, lines and text that are measured before they are drawn.
 
 `[drawing] -> figures`. A picture brings its own card as background and follows the reader's light or dark theme by
-itself: GitHub, JupyterLab, Colab and a static page each decide a page's theme in another way, so what is drawn must be
+itself: GitHub, JupyterLab, Colab and a static page each choose a page's theme differently, so what is drawn must be
 legible on white and on black, whichever of its two themes is shown. Text that leaves its box or the card is an error.
 """
 
@@ -33,7 +33,7 @@ FONTS = {
 
 
 def style() -> str:
-    """Write the classes that a picture's elements have, light and dark."""
+    """Return the style classes of a picture's elements, light and dark."""
 
     def colours(place: int) -> str:
         rules = [f".card{{fill:{CARD[place]};stroke:{HUES['grey'][3 * place]}}}", f"text,.ink{{fill:{INK[place]}}}"]
@@ -54,7 +54,7 @@ def _font(kind: str, size: int):
 
 
 def width(text: str, kind: str = "", size: int = SIZE) -> float:
-    """Measure a text in DejaVu Sans, which is wider than nearly all that a reader may have in its place.
+    """Measure a text in DejaVu Sans, which is wider than nearly any font that a reader may have in its place.
 
     >>> width("two words") > width("words") > width("words", size=SMALL) > 0
     True
@@ -105,7 +105,7 @@ class Drawing:
         self.parts.append(f'<text x="{_number(x)}" y="{_number(y)}" xml:space="preserve"{extra}>{written}</text>')
 
     def lines(self, x, y, texts, step=17, **style) -> None:
-        """Write lines under each other, the first one's baseline at y."""
+        """Write lines one below the other, the first one's baseline at y."""
         for place, text in enumerate(texts):
             self.text(x, y + step * place, text, **style)
 

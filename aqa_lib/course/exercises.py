@@ -35,7 +35,8 @@ def verdict(notebook: str, n: int, answer: object, *about) -> str:
     """Judge an answer in one line: "right", "not yet" and where it errs, or "not tried yet"."""
     exercise = _exercise(notebook, n)
     try:
-        wrong = "untried" if answer is ... else exercise.judge(answer, *about)
+        dots = answer is ... or (isinstance(answer, list | tuple) and any(part is ... for part in answer))
+        wrong = "untried" if dots else exercise.judge(answer, *about)
     except Untried:
         wrong = "untried"
     except Exception as error:  # whatever a reader may hand in

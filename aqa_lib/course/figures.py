@@ -1,8 +1,8 @@
-"""Draw the course's pictures: `python -m aqa_lib.course.figures` writes `notebooks/figures/*.svg`, the same bytes every
-time.
+"""Draw the course's pictures: `python -m aqa_lib.course.figures` writes `notebooks/figures/*.svg`.
 
-`drawing, the package -> [figures] -> notebooks`. What a picture says of the code, its shapes, rewards, advantages,
-masks and verdicts, is computed here by the package's own functions, so that no picture outlives a change of them.
+`drawing, the package -> [figures] -> notebooks`. It writes the same bytes every time. What a picture says about the
+code, its shapes, rewards, advantages, masks and verdicts, is computed here by the package's own functions, so that no
+picture outlives a change of them.
 """
 
 import argparse
@@ -231,7 +231,7 @@ def controls() -> Drawing:
 
 
 def thought() -> Drawing:
-    """Put prompt 2 beside prompt 3: what is written, and what the rewards read."""
+    """Put prompt 2 next to prompt 3: what is written, and what the rewards read."""
     replies = {2: "<answer>a dog</answer>", 3: "<think>It meows.</think><answer>a dog</answer>"}
     formats = {2: reward.format, 3: reward.think_format}
     earned = {

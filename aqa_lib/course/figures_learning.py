@@ -21,7 +21,7 @@ def _hue(value: float) -> str:
 
 
 def _group() -> tuple[list[str], list[float], list[float]]:
-    """Give four replies to "What barks?", their two rewards added up, and their advantages."""
+    """Return four replies to "What barks?", their two rewards added up, and their advantages."""
     replies = ["<answer>dog</answer>", "dog", "<answer>cat</answer>", "It meows."]
     columns = {"answer": ["dog"] * 4, "choices": [["dog", "cat"]] * 4}
     total = [
@@ -224,7 +224,7 @@ def wrong_label() -> Drawing:
 
 
 def row() -> Drawing:
-    """Lay a group's answers behind their prompt, with the mask that keeps them apart."""
+    """Lay out a group's answers after their prompt, with the mask that keeps them apart."""
     P, lengths = 4, (3, 2, 3)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     sees, places, _ = shared_row(torch.ones(1, P), mask[None])

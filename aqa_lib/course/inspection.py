@@ -86,10 +86,14 @@ def sound(question: Question | None) -> str:
     file = io.BytesIO()
     picture = plotting.sounds({"": clip})
     picture.savefig(file, format="webp", pil_kwargs={"quality": 80})  # a sixth of a PNG
-    data = base64.b64encode(file.getvalue()).decode()
     label = plain(", ".join([name, f"{clip.seconds:.1f} s", *clip.notes]))
     about = f'style="max-width: 100%" alt="Waveform and mel spectrogram of {html(label)}"'
-    return show.player(clip, label) + f'<img {about} src="data:image/webp;base64,{data}">'
+    return show.player(clip, label) + f'<img {about} src="{data_url(file, "webp")}">'
+
+
+def data_url(file: io.BytesIO, kind: str) -> str:
+    """Put a picture into the address of an `<img>`. kind: as "png"."""
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def card(

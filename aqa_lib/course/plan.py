@@ -20,8 +20,8 @@ from .recipes import LORA_R
 
 PEAK = 989  # TFLOP/s, bf16, of one H100
 SHARE = 0.35  # of the peak that is reached: an assumption
-TOKEN_SECONDS = 0.03  # to decode one token of all answers of a step: an assumption, about 7 times the floor
-QUESTIONS, STEPS = 16, 1000  # a step, and steps a run: the paper's
+TOKEN_SECONDS = 0.03  # to decode one token of all answers in a step: an assumption, about 7 times the floor
+QUESTIONS, STEPS = 16, 1000  # per step, and steps per run: the paper's
 TEST = 1000  # questions of MMAU Test-mini
 BASE_GB, CHECKPOINT_GB, AUDIO_GB = 17, 42, 13  # weights in bf16; with optimizer; AVQA's clips as WAV, and MMAU's
 TOKENS = {1: 12, 2: 12, 3: 60}  # of a typical answer, by prompt
@@ -98,8 +98,7 @@ def _memory(method: str) -> int:
 
 
 def commands(job: Job, seeds: int = SEEDS) -> list[str]:
-    """Write the shell commands of one job: train each seed (but the base has none), and evaluate with
-    controls."""
+    """Write the shell commands of one job: train each seed (the base has none), and evaluate with controls."""
     folder = f"runs/full/{job.method}-{job.style}"
     evaluate = f"python -m aqa_lib evaluate --style {job.style} --method {job.method} --controls"
     if not job.command:
@@ -137,7 +136,7 @@ def markdown(seeds: int = SEEDS) -> str:
             str(runs * kept),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    disk += 2 * CHECKPOINT_GB  # two checkpoints with optimizer while a run goes on
+    disk += 2 * CHECKPOINT_GB  # two checkpoints with optimizer during a run
     lines += [
         "",
         f"In all about {hours:.0f} GPU-hours (the paper's own: 115 to 144 GPU-seconds a step), and on disk",

@@ -1,7 +1,7 @@
 """Hold what the notebooks share: their order, the cells at both ends, and how they are run and rendered.
 
 `notebooks -> [render]`. `python -m aqa_lib.course.render` (that is `make notebooks`) runs all of them in order at the
-tiny scale, in an empty folder of artifacts, and writes what they gave into them: without time stamps, widgets and
+tiny scale, in an empty folder of artifacts, and writes their outputs into them: without time stamps, widgets and
 sounds, so that the same code gives the same bytes. A notebook is a reader's to run; what is committed is for reading.
 """
 
@@ -123,7 +123,7 @@ def table() -> str:
 
 
 def read(name: str) -> NotebookNode:
-    """Read a notebook, with the cells at both ends made anew."""
+    """Read a notebook, with the cells at both ends regenerated."""
     book = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     by_id = {cell.id: cell for cell in book.cells}
     by_id["header"].source, by_id["setup"].source, by_id["footer"].source = header(name), setup(), footer(name)
@@ -162,7 +162,10 @@ def run(book: NotebookNode, environment: Mapping[str, str] | None = None) -> Not
 
 
 def static(book: NotebookNode) -> NotebookNode:
-    """Leave of a notebook that was run what can be read: no widgets and progress bars, captions in place of players."""
+    """Keep of an executed notebook what can be read: no progress bars, captions in place of players.
+
+    A widget leaves only the HTML that it brings for a page without a kernel, if it brings any.
+    """
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({})
@@ -171,7 +174,7 @@ def static(book: NotebookNode) -> NotebookNode:
         kept, stream = [], None
         for output in cell.outputs:
             output.pop("transient", None)
-            if WIDGET in output.get("data", {}):
+            if output.get("data", {}).pop(WIDGET, None) and "text/html" not in output.data:
                 continue
             if output.output_type == "stream":  # joined: how a kernel cuts them is chance
                 if stream is not None and stream.name == output.name:
@@ -187,7 +190,7 @@ def static(book: NotebookNode) -> NotebookNode:
 
 
 def render(names: Sequence[str]) -> None:
-    """Run notebooks in order in an empty folder of artifacts, and write what they gave into them."""
+    """Run notebooks in order in an empty folder of artifacts, and write their outputs into them."""
     with tempfile.TemporaryDirectory() as empty:
         for name in names:
             start = time.monotonic()

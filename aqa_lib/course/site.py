@@ -1,7 +1,7 @@
 """Build the course as a site of static pages, with sound and with the error browser, for any static host.
 
 `notebooks, artifacts -> [site] -> site/`. `make site` reads the committed notebooks and trains nothing. nbconvert,
-which JupyterLab brings along, makes the pages; formulas become MathML here, so that a page asks nobody for MathJax.
+which JupyterLab brings along, makes the pages; formulas become MathML here, so that no page has to load MathJax.
 Where a notebook plays a sound, the cells that make it are run again, unless they train, and what they show is put into
 the page with its sound. The error browser shows the rows of the results table that `artifacts/` holds, or else the
 base, asked on the spot. A page loads from its own host alone and runs no script but the site's files (its
@@ -139,7 +139,7 @@ def _player(clip: bytes, folder: Path) -> str:
 
 
 def _link(found: re.Match) -> str:
-    """Lead a notebook's relative link to a page of the site, or to the repository."""
+    """Point a notebook's relative link to a page of the site, or to the repository."""
     path, anchor = found[1], found[2] or ""
     if path.endswith(".ipynb") and "/" not in path:
         return f'href="{path.removesuffix(".ipynb")}.html{anchor}"'
@@ -167,11 +167,16 @@ def listen(books: Mapping[str, NotebookNode]) -> dict[str, list[NotebookNode]]:
         return {}
     book = render.run(nbformat.v4.new_notebook(cells=cells, metadata=render.METADATA), {"AQA_SCALE": "tiny"})
     shown = {name: book.cells[place].outputs for name, place in wanted}
-    return {name: [o for o in outputs if render.WIDGET not in o.get("data", {})] for name, outputs in shown.items()}
+    return {name: [o for o in outputs if _readable(o)] for name, outputs in shown.items()}
+
+
+def _readable(output: NotebookNode) -> bool:
+    """Take the controls off an output; tell whether anything is left to be read."""
+    return not output.get("data", {}).pop(render.WIDGET, None) or "text/html" in output.data
 
 
 def slice_of(code: Sequence[NotebookNode], place: int) -> list[NotebookNode]:
-    """List a cell and those before it that give it a name, directly or through others."""
+    """List a cell and those before it that define a name it needs, directly or through others."""
     kept, names = [], set()
     for cell in reversed(code[: place + 1]):
         nodes = list(ast.walk(ast.parse(cell.source)))

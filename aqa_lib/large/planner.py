@@ -12,13 +12,14 @@ gradients and states are exact. Activations are those that autograd saves, count
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoConfig, Qwen2AudioConfig
+from transformers import AutoConfig, Qwen2_5OmniThinkerConfig, Qwen2AudioConfig
 
-from .. import attention
-from ..model import add_adapters, auto_class, choose_trainable, parts
+from .. import attention, families
+from ..model import add_adapters, choose_trainable, parts
 from ..runtime.errors import AqaError
 from .masters import MASTERS, refusal
 
@@ -52,12 +53,33 @@ def qwen2_audio_7b() -> Qwen2AudioConfig:
     )  # fmt: skip
 
 
+def qwen2_5_omni(hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int) -> Qwen2_5OmniThinkerConfig:
+    """Return the sizes of a Qwen2.5-Omni thinker, whose two releases differ in the language model's alone."""
+    return Qwen2_5OmniThinkerConfig(
+        audio_config={"output_dim": hidden},
+        vision_config={"hidden_size": 1280, "out_hidden_size": hidden},
+        text_config=dict(
+            hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=kv, vocab_size=vocab, tie_word_embeddings=False,
+        ),
+    )  # fmt: skip
+
+
+PUBLISHED = {
+    "Qwen/Qwen2-Audio-7B-Instruct": qwen2_audio_7b,
+    "Qwen/Qwen2.5-Omni-3B": partial(qwen2_5_omni, 2048, 11008, 36, 16, 2, 151936),
+    "Qwen/Qwen2.5-Omni-7B": partial(qwen2_5_omni, 3584, 18944, 28, 28, 4, 152064),
+}
+
+
 def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: str = "auto") -> nn.Module:
     """Build a model of the right shapes without weights, on the meta device; raises OSError if it has no config."""
-    config = qwen2_audio_7b() if name == "Qwen/Qwen2-Audio-7B-Instruct" else AutoConfig.from_pretrained(name)
+    config = PUBLISHED[name]() if name in PUBLISHED else AutoConfig.from_pretrained(name)
+    family = families.named(config.model_type)
+    config = family.own_config(config)
     dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
-        model = auto_class(config).from_config(config, dtype=dtype)
+        model = family.model_class(config)(config).to(dtype)
         if lora_r is not None:
             return add_adapters(model, r=lora_r)
         choose_trainable(model, train)
@@ -102,16 +124,18 @@ class ModelSizes:
         matrices = {id(w) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d) for w in m.parameters()}
         both = (*p.audio_tower.layers, *p.language_model.layers)
         layers = [sum(w.numel() for w in layer.parameters()) for layer in both]
+        within = {id(w) for layer in both for w in layer.parameters()}
+        outside = [w for w in parameters if id(w) not in within]
         table = p.language_model.get_input_embeddings().weight
         linear = [m for m in p.audio_tower.layers[0].modules() if isinstance(m, nn.Linear)]
         positions = getattr(p.audio_tower, "embed_positions", None)  # Whisper's, and those like it
-        count, heads = sum(w.numel() for w in parameters), text.num_attention_heads
+        heads = text.num_attention_heads
         return cls(
             learn=tuple(w.numel() for w in parameters if w.requires_grad),
             low=any(w.requires_grad and w.element_size() == 2 for w in parameters),
             frozen=frozen,
             matrices=sum(w.numel() for w in parameters if w.requires_grad and id(w) in matrices),
-            streamed=count - sum(layers) - table.numel() + 2 * max(layers),
+            streamed=sum(w.numel() for w in outside if w.requires_grad and w is not table) + 2 * max(layers),
             hidden=table.shape[1],
             inner=text.intermediate_size,
             layers=len(p.language_model.layers),
@@ -121,7 +145,7 @@ class ModelSizes:
             tower_hidden=min(m.in_features for m in linear),
             tower_inner=max(m.out_features for m in linear),
             tower_layers=len(p.audio_tower.layers),
-            audio_tokens=750 if positions is None else len(positions.weight) // 2,
+            audio_tokens=750 if positions is None else len(positions.weight) // 2,  # else a clip's of 30 s
             tower_learns=any(w.requires_grad for w in p.audio_tower.parameters()),
             adapters=hasattr(model, "disable_adapter"),
         )

@@ -1,9 +1,9 @@
 """Ask whether thinking aloud helps: prompt 2 against prompt 3, from finished files alone.
 
-`trainer -> evaluation -> comparison -> [ablation]`. Reads predictions (one file a seed) and, from the folder of each
-file's name without its suffix, what training wrote there: `metrics.csv` and `completions.jsonl`. The paper shows
-curves of one run each and says that thinking does not help; here every number has an interval, and two questions are
-added that it leaves open: does the thought lead to the answer, and what did it cost?
+`grpo -> evaluation -> comparison -> [ablation]`. Reads predictions (one file per seed) and, from the folder named like
+the file without its suffix, what training wrote there: `metrics.csv` and `completions.jsonl`. The paper shows curves of
+one run each and says that thinking does not help; here every number has an interval, and two questions that the paper
+leaves open are added: does the thought lead to the answer, and what did it cost?
 """
 
 import json
@@ -42,7 +42,7 @@ CURVES = {  # what is followed over training: its label, and the names it has in
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of asking: runs that differ in their seeds alone, and where they were trained (the base: nowhere)."""
+    """One way of asking: runs that differ only in their seeds, and where they were trained (the base: nowhere)."""
 
     name: str
     recipe: comparison.Recipe
@@ -54,7 +54,7 @@ class Arm:
 
 
 def gather(files: Iterable[str | Path], rule: str = "official") -> list[Arm]:
-    """Read predictions on the same questions, and take the seeds of a method and prompt together."""
+    """Read predictions on the same questions, and group the seeds of each method and prompt."""
     runs = [predictions.read(file) for file in files]
     if not runs:
         raise predictions.PredictionsError("nothing to compare; give predictions of prompt 2 and of prompt 3.")
@@ -70,8 +70,8 @@ def gather(files: Iterable[str | Path], rule: str = "official") -> list[Arm]:
 def by_length(arm: Arm, bins: int = 3, rule: str = "official") -> list[tuple[int, int, int, Bounds]]:
     """Measure accuracy by the length of the thought: (shortest, longest, replies, percent right) for each bin.
 
-    Lengths in words; bins hold about equally many replies, and equal lengths stay together. Hard questions may draw
-    long thoughts, so this says what goes with length, not what length does.
+    Lengths are in words; bins hold roughly equal numbers of replies, and equal lengths stay together. Hard questions
+    may draw long thoughts, so this says what goes with length, not what length does.
     """
     rows = [(len(thought(row["model_output"]).split()), row) for run in arm.runs for row in run.rows]
     rows = [(length, row) for length, row in rows if length]
@@ -91,7 +91,7 @@ def by_length(arm: Arm, bins: int = 3, rule: str = "official") -> list[tuple[int
 
 
 def measure(arm: Arm, rule: str = "official") -> dict[str, Bounds]:
-    """Measure an arm on the test questions: name to (mean, low, high), 95 % over questions; NaN where it has none."""
+    """Measure an arm on the test questions: name to (mean, low, high), 95 % over questions; NaN if unknown."""
 
     def over(value: Callable[[dict], float | None]) -> Bounds:
         rows = ((row["id"], value(row)) for run in arm.runs for row in run.rows)
@@ -108,18 +108,18 @@ def measure(arm: Arm, rule: str = "official") -> dict[str, Bounds]:
         f"accuracy, {rule} rule (%)": arm.recipe.over_questions,
         "accuracy over seeds (%)": arm.recipe.over_seeds if len(arm.runs) > 1 else NONE,
         "replies in the form asked for (%)": over(lambda row: 100 * formed([None], [row["model_output"] or ""])[0]),
-        "replies cut at the longest length (%)": over(lambda row: 100.0 * (not row.get("ended", True))),
+        "replies cut off at the maximum length (%)": over(lambda row: 100.0 * (not row.get("ended", True))),
         "reply (tokens)": over(lambda row: row.get("tokens")),
         "thought (words)": over(lambda row: len(thought(row["model_output"]).split()) or None),
         "thought names the answer given (%)": related("alone", "among"),
         "thought names it and no other choice (%)": related("alone"),
         "thought names only other choices (%)": related("others"),
-        "time a question (s)": _over_seeds(seconds),
+        "time per question (s)": _over_seeds(seconds),
     }
 
 
 def measure_training(arm: Arm) -> dict[str, Bounds]:
-    """Measure an arm's training: name to (mean, low, high), 95 % over seeds; {} where it was not trained."""
+    """Measure an arm's training: name to (mean, low, high), 95 % over seeds; {} if it was not trained."""
     if not arm.folders:
         return {}
     logs = [read_metrics(folder / "metrics.csv") for folder in arm.folders]
@@ -145,7 +145,7 @@ def _series(logs: Sequence[dict[str, Series]], label: str) -> list[Series]:
 
 
 def spent(steps: Sequence[float], values: Sequence[float]) -> float:
-    """Add up a mean that was logged now and then, over all steps.
+    """Add up, over all steps, a mean that was logged every few steps.
 
     >>> spent([1, 10], [2.0, 3.0])
     29.0
@@ -169,7 +169,7 @@ def _over_seeds(values: Sequence[float]) -> Bounds:
 
 
 def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
-    """Lay arms side by side: the test, training, accuracy by length of thought, and paired tests of all pairs."""
+    """Format arms side by side: the test, training, accuracy by length of thought, and paired tests of all pairs."""
     first = arms[0].runs[0]
     lines = ["# Does thinking aloud help?", "", f"{text_of(data_version(first))}, {len(first.rows)} questions.", ""]
     lines += _columns("test, mean [95 % over questions]", arms, [measure(arm, rule) for arm in arms])
@@ -194,12 +194,12 @@ def markdown(arms: Sequence[Arm], rule: str = "official") -> str:
             points = comparison.interval((d.points, d.low, d.high), signed=True)
             lines.append(f"| {name} | {points} | {d.p:.2g} | {corrected:.2g} |")
         lines += [""]
-    lines += ["A thought names a choice that stands in it word for word. Time: on the machine that it ran on."]
+    lines += ["A thought names a choice that appears in it word for word. Times depend on the machine."]
     return "\n".join(lines) + "\n"
 
 
 def _columns(title: str, arms: Sequence[Arm], columns: Sequence[dict[str, Bounds]]) -> list[str]:
-    """Write one table with a column an arm; rows that no arm has are left out."""
+    """Write one table with a column per arm; rows that no arm has are left out."""
     names = dict.fromkeys(name for column in columns for name in column)
     lines = [f"| {title} | {' | '.join(text_of(arm.name) for arm in arms)} |", "|---" * (len(arms) + 1) + "|"]
     for name in names:
@@ -210,7 +210,7 @@ def _columns(title: str, arms: Sequence[Arm], columns: Sequence[dict[str, Bounds
 
 
 def _number(bounds: Bounds) -> str:
-    """Write (mean, low, high) with as many digits as its size asks for.
+    """Write (mean, low, high) with as many digits as its size calls for.
 
     >>> _number((0.1234, 0.1, 0.2)), _number((12.34, float("nan"), float("nan")))
     ('0.123 [0.100, 0.200]', '12.3')
@@ -268,7 +268,7 @@ def agreement_curve(folder: Path) -> Series:
 
 
 def _band(axis: Axes, series: Sequence[Series], name: str, colour: str) -> None:
-    """Draw the mean over seeds at the steps that all have, with its 95 % interval over seeds."""
+    """Draw the mean over seeds at the steps that all of them have, with its 95 % interval over seeds."""
     if not series:
         return
     steps = sorted(set.intersection(*({int(step) for step in steps} for steps, _ in series)))
@@ -285,7 +285,7 @@ def _band(axis: Axes, series: Sequence[Series], name: str, colour: str) -> None:
 
 
 def _limits(axis: Axes, table: np.ndarray) -> tuple[float, float]:
-    """Let the seeds set the range: an interval from few seeds may be far wider than anything that was seen."""
+    """Let the seeds set the range: an interval from few seeds may be far wider than anything observed."""
     seen = [line.get_ydata() for line in axis.lines] + [table.ravel()]
     low, high = min(map(np.min, seen)), max(map(np.max, seen))
     margin = 0.1 * (high - low) or 0.1

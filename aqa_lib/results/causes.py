@@ -1,7 +1,7 @@
 """Name the causes of errors: noted by a person in a file, guessed by rule, counted with intervals.
 
-`predictions -> scoring -> [causes] -> inspection`. The notes stand beside the predictions, by question id, and outlive
-a reload, a new model and a new notebook. The paper counts right answers and says nothing of the wrong ones.
+`predictions -> scoring -> [causes] -> inspection`. The notes lie next to the predictions, by question id, and outlive
+a reload, a new model and a new notebook. The paper counts right answers and says nothing about the wrong ones.
 """
 
 import json
@@ -24,12 +24,12 @@ from . import plotting
 from .scoring import Rate, judge
 
 CAUSES = {  # and how to tell
-    "misheard": "the answer depends on the clip, and takes it for another choice",
+    "misheard": "the answer depends on the clip, but mistakes it for another choice",
     "ignored the audio": "the answer is the same without the clip",
-    "outside the choices": "an answer was read, and it is none of the choices",
+    "outside the choices": "an answer was read, but it is not one of the choices",
     "unreadable form": "no answer could be read: several tags, an unclosed one, or nothing",
-    "ambiguous question": "a person who listens could choose the same",
-    "wrong in the data": "the clip contradicts the answer that is called right",
+    "ambiguous question": "a person listening could choose the same",
+    "wrong in the data": "the clip contradicts the answer marked as right",
     "other": "see the note",
 }
 UNTAGGED = "not tagged"
@@ -49,19 +49,19 @@ def kind(row: Mapping, rule: str = "official") -> str:
 
 
 def is_choice(row: Mapping) -> bool:
-    """Tell whether what was read from a reply is one of the choices."""
+    """Return whether what was read from a reply is one of the choices."""
     return any(prompt.matches(row["prediction"], choice, row["choices"]) for choice in row["choices"])
 
 
 def tags_path(path: str | Path) -> Path:
-    """Name the file of tags beside a file of predictions."""
+    """Return the path of the tags that belong to a file of predictions."""
     return Path(f"{path}.tags.json")
 
 
 def read_tags(path: str | Path) -> dict[str, dict[str, str]]:
-    """Read what was noted about a file of predictions: `{id: {"cause": ..., "note": ...}}`; {} where nothing was.
+    """Read what was noted about a file of predictions: `{id: {"cause": ..., "note": ...}}`; {} if nothing was.
 
-    Raises PredictionsError for a damaged file of tags.
+    Raises PredictionsError if the file of tags is damaged.
     """
     beside = tags_path(path)
     try:
@@ -71,10 +71,10 @@ def read_tags(path: str | Path) -> dict[str, dict[str, str]]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
         raise PredictionsError(
-            f"{beside}: cannot be read ({reason}); mend it, or move it away to begin anew."
+            f"{beside}: cannot be read ({reason}); repair it, or move it away to start over."
         ) from error
     if not isinstance(tags, dict):
-        raise PredictionsError(f"{beside}: is no JSON object of tags; mend it, or move it away to begin anew.")
+        raise PredictionsError(f"{beside}: is not a JSON object of tags; repair it, or move it away to start over.")
     for name, entry in tags.items():
         if (
             not isinstance(entry, dict)
@@ -82,7 +82,7 @@ def read_tags(path: str | Path) -> dict[str, dict[str, str]]:
             or entry.get("cause") not in _allowed()
         ):
             raise PredictionsError(
-                f"{beside}: {show(name)} has no note, or no cause of {', '.join(CAUSES)}; mend it, or take it out."
+                f"{beside}: {show(name)} has no note, or its cause is none of {', '.join(CAUSES)}; fix or remove it."
             )
     return tags
 
@@ -92,10 +92,10 @@ def _allowed() -> tuple[str, ...]:
 
 
 def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
-    """Note the cause of an error beside a file of predictions, or take the note back ("" for both).
+    """Note the cause of an error next to a file of predictions, or remove the note ("" for both).
 
-    name: the question's id. cause: of `CAUSES`, or "". The file is replaced in one step, and never where it is damaged.
-    Raises ValueError for another cause, PredictionsError where the file cannot be read or written.
+    name: the question's id. cause: one of `CAUSES`, or "". The file is replaced atomically, and never if it is damaged.
+    Raises AqaError for an unknown cause, PredictionsError if the file cannot be read or written.
     """
     if cause not in _allowed():
         raise AqaError(f"cause {show(cause)} is unknown; choose {', '.join(CAUSES)}, and say more in the note.")
@@ -108,7 +108,9 @@ def tag(path: str | Path, name: str, cause: str = "", note: str = "") -> None:
                 tags[name] = {"cause": cause, "note": note}
             write_whole(beside, json.dumps(tags, indent=1))
     except OSError as error:
-        raise PredictionsError(f"{beside}: cannot be written ({error.strerror}); free it, and tag again.") from error
+        raise PredictionsError(
+            f"{beside}: cannot be written ({error.strerror}); make it writable, then tag again."
+        ) from error
 
 
 def noted(path: str | Path) -> dict[str, str]:
@@ -117,7 +119,7 @@ def noted(path: str | Path) -> dict[str, str]:
 
 
 def suggest(run: Predictions, silent: Predictions | None = None, rule: str = "official") -> dict[str, str]:
-    """Guess the cause of every error by rule, by question id: where to begin listening, not a finding.
+    """Guess the cause of every error by rule, by question id: where to start listening, not a finding.
 
     silent: the same model's answers to silence; without them no error counts as "ignored the audio".
     """
@@ -158,7 +160,7 @@ def count(
 def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = None) -> Figure:
     """Plot the share of questions lost to each cause, one mark for each task or run, with 95 % Wilson intervals.
 
-    counts: of `count`, whole (by task), or each run's "all": `{"base": count(...)["all"], ...}`. Saves to `path` if
+    counts: what `count` returns (by task), or each run's "all": `{"base": count(...)["all"], ...}`. Saves to `path` if
     given.
     """
     found = {name for rates in counts.values() for name in rates}

@@ -1,10 +1,9 @@
 """Compare finished runs on the same questions: which differences are real, and what the controls say.
 
-`scoring -> [comparison] -> report`. Runs that differ in their seeds alone are one recipe. A difference
-between two recipes is called real if, corrected for all pairs that were looked at, it is larger than what
-other questions would change (McNemar's exact test; a permutation test where there are several seeds) and,
-with several seeds, than what other seeds would change (Welch's test). The paper compares single runs by
-their points.
+`scoring -> [comparison] -> report`. Runs that differ only in their seeds are one recipe. A difference between
+two recipes is called real if, corrected for all pairs looked at, it is larger than other questions would
+explain (McNemar's exact test; a permutation test if there are several seeds) and, with several seeds, larger
+than other seeds would explain (Welch's test). The paper compares single runs by their scores alone.
 """
 
 import math
@@ -27,8 +26,7 @@ SEEDS = ("train_seed", "seed")  # of training, of sampling
 
 @dataclass(frozen=True)
 class Recipe:
-    """Runs that differ in their seeds alone. right: (seeds, n), per question; untrained: no seed has touched
-    it."""
+    """Runs that differ only in their seeds. right: (seeds, n), per question; untrained: no seed has touched it."""
 
     name: str
     runs: tuple[Predictions, ...]
@@ -37,13 +35,12 @@ class Recipe:
 
     @property
     def seeds(self) -> list[float]:
-        """Percent right, one number a seed."""
+        """Percent right, one number per seed."""
         return [100 * float(mean) for mean in self.right.mean(1)]
 
     @property
     def over_questions(self) -> tuple[float, float, float]:
-        """Mean and what other questions would give: Wilson for one run, bootstrap of the questions for
-        several."""
+        """Mean and interval over questions: Wilson for one run, a bootstrap of the questions for several."""
         if len(self.runs) == 1:
             rate = Rate(int(self.right.sum()), self.right.shape[1])
             return rate.percent, *rate.interval
@@ -51,7 +48,7 @@ class Recipe:
 
     @property
     def over_seeds(self) -> tuple[float, float, float]:
-        """Mean and what other seeds would give, on these questions; NaN for one run."""
+        """Mean and interval over seeds, on these questions; the bounds are NaN for one run."""
         return stats.over_seeds(self.seeds)
 
 
@@ -85,7 +82,7 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     def to_dict(self) -> dict:
-        """Give everything as plain numbers and texts, for JSON; what is not known is None."""
+        """Return everything as plain numbers and strings, for JSON; what is not known is None."""
         recipes = [
             {
                 "name": recipe.name,
@@ -106,7 +103,7 @@ class Comparison:
         }
 
     def markdown(self) -> str:
-        """Lay it out as two tables and one sentence on how to read them."""
+        """Format it as two tables and a few lines on how to read them."""
         lines = [f"{markdown(self.data)}, {self.n} questions, {self.rule} rule, percent [95 % interval]", ""]
         lines += ["| run | seeds | over questions | over seeds |", "|---|---|---|---|"]
         for recipe in self.recipes:
@@ -128,7 +125,7 @@ class Comparison:
             ]
         alone = [r.name for r in self.recipes if len(r.runs) == 1 and not r.untrained]
         if len(self.recipes) > 1 and alone:
-            lines.append(f"One seed only, so nothing is known of other trainings: {markdown(', '.join(alone))}.")
+            lines.append(f"One seed only, so nothing is known about other seeds: {markdown(', '.join(alone))}.")
         return "\n".join(lines) + "\n"
 
 
@@ -138,6 +135,8 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
     >>> interval((12.34, -1, 20), signed=True), interval((50.0, float("nan"), float("nan")))
     ('+12.3 [-1.0, +20.0]', '50.0')
     """
+    if math.isnan(values[0]):
+        return "–"  # there is none
     mean, low, high = (f"{value:+.1f}" if signed else f"{value:.1f}" for value in values)
     return mean if math.isnan(values[1]) else f"{mean} [{low}, {high}]"
 
@@ -147,25 +146,25 @@ def _known(values: Sequence[float]) -> list[float | None]:
 
 
 def verdicts(run: Predictions, rule: str = "official") -> dict[str, bool]:
-    """Judge every row, by id; raises PredictionsError where answers are withheld or ids stand twice."""
+    """Judge every row, by id; raises PredictionsError if answers are withheld or ids occur twice."""
     rights = {row["id"]: judge(row, rule) for row in run.rows}
     if len(rights) < len(run.rows):
-        raise PredictionsError(f"{run.name}: ids stand twice, so its rows cannot be paired; make them unique.")
+        raise PredictionsError(f"{run.name}: ids occur twice, so its rows cannot be paired; make them unique.")
     if not all(row["answer"] for row in run.rows):
         raise PredictionsError(f"{run.name}: answers are withheld, so nothing can be compared.")
     return rights
 
 
 def paired(runs: Sequence[Predictions], rule: str = "official") -> np.ndarray:
-    """Judge runs on the same questions: (runs, n) bool; a question that a run has not reached is wrong.
+    """Judge runs on the same questions: (runs, n) bool; a question that a run has not reached counts as wrong.
 
-    Raises PredictionsError unless all runs answer the same questions: two versions never go into one table.
+    Raises PredictionsError unless all runs answer the same questions: two versions never share a table.
     """
     for other in runs[1:]:
         if questions_of(other) != questions_of(runs[0]):
             raise PredictionsError(
                 f"{runs[0].name} is on {data_version(runs[0])} and {other.name} on {data_version(other)}: "
-                "different questions never go into one table; score them apart."
+                "different questions never share a table; score them separately."
             )
     rights = [verdicts(run, rule) for run in runs]
     ids = sorted({name for right in rights for name in right})
@@ -173,10 +172,10 @@ def paired(runs: Sequence[Predictions], rule: str = "official") -> np.ndarray:
 
 
 def recipes_of(runs: Sequence[Predictions], rule: str = "official") -> tuple[Recipe, ...]:
-    """Group runs that were made alike but for their seeds, in the order of their first runs.
+    """Group runs that differ only in their seeds, in the order of their first runs.
 
-    Runs are alike where their record names the same `method` and the same settings. Raises PredictionsError
-    for one run given twice.
+    Runs belong together if their metadata names the same `method` and the same settings. Raises
+    PredictionsError if a run is given twice.
     """
     right, groups = paired(runs, rule), {}
     for index, run in enumerate(runs):
@@ -199,14 +198,14 @@ def recipes_of(runs: Sequence[Predictions], rule: str = "official") -> tuple[Rec
         if len(set(seeds)) < len(seeds):
             names = ", ".join(runs[i].name for i in members)
             raise PredictionsError(
-                f"{names}: these {describe(first)} runs have a seed in common; give each seed once, and name "
-                "what was trained in another way by another method."
+                f"{names}: these {describe(first)} runs have a seed in common; give each seed once, and use "
+                "another method name for what was trained differently."
             )
         name, method = Path(first.name).name.removesuffix(".jsonl"), first.labels.get("method")
         name = describe(first) if method and len(members) > 1 else name
         recipes.append(Recipe(name, tuple(runs[i] for i in members), right[members], method == "base"))
     names = [recipe.name for recipe in recipes]
-    if len(set(names)) < len(names):  # files of one name in several folders: what they are, or else where
+    if len(set(names)) < len(names):  # files of the same name in several folders: say what they are, or else where
         names = [describe(r.runs[0]) if r.runs[0].labels.get("method") else r.runs[0].name for r in recipes]
         names = names if len(set(names)) == len(names) else [r.runs[0].name for r in recipes]
         recipes = [replace(recipe, name=name) for recipe, name in zip(recipes, names, strict=True)]
@@ -237,9 +236,9 @@ def difference(a: Recipe, b: Recipe) -> Difference:
 
 
 def compare(runs: Sequence[Predictions | str | Path], rule: str = "official") -> Comparison:
-    """Compare runs, or files of them, on the same questions; see the module's head for what "real" means.
+    """Compare runs, or files of them, on the same questions; the top of this module says what "real" means.
 
-    Raises PredictionsError where the questions differ, are withheld, or a run is given twice.
+    Raises PredictionsError if the questions differ, answers are withheld, or a run is given twice.
     """
     runs = [run if isinstance(run, Predictions) else read(run) for run in runs]
     if not runs:
@@ -253,8 +252,7 @@ def compare(runs: Sequence[Predictions | str | Path], rule: str = "official") ->
 
 @dataclass(frozen=True)
 class Control:
-    """One control beside its run; difference: run minus control in points; changed: answers of another
-    text."""
+    """One control of a run. difference: run minus control, in points; changed: answers whose text differs."""
 
     name: str
     official: Rate
@@ -267,8 +265,7 @@ class Control:
 
 
 def controls(path: str | Path) -> list[Control]:
-    """Measure the controls that stand beside a file of predictions, as `evaluation.predict_controls` writes
-    them.
+    """Measure the controls next to a file of predictions, as `evaluation.predict_controls` writes them.
 
     Raises PredictionsError for a control that was made with another model or other settings.
     """
@@ -282,7 +279,7 @@ def controls(path: str | Path) -> list[Control]:
         other = read(beside)
         same = ("weights", "questions", "style", "decoding", "max_completion_length")
         if strange := [key for key in same if other.settings.get(key) != run.settings.get(key)]:
-            raise PredictionsError(f"{beside}: is no control of {path} ({', '.join(strange)} differ); make it again.")
+            raise PredictionsError(f"{beside}: is not a control of {path} ({', '.join(strange)} differ); run it again.")
         ours, theirs = paired([run, other])
         there = {row["id"]: row["prediction"] for row in other.rows}
         both = [(row["prediction"], there[row["id"]]) for row in run.rows if row["id"] in there]
@@ -293,7 +290,7 @@ def controls(path: str | Path) -> list[Control]:
 
 
 def controls_markdown(found: Sequence[Control]) -> str:
-    """Lay out all controls; one that has no file reads "not run"."""
+    """Format all controls; one without a file reads "not run"."""
     lines = ["| control | official rule | run minus control | answers changed |", "|---|---|---|---|"]
     made = {control.name: control for control in found}
     for name in CONTROLS:

@@ -1,7 +1,7 @@
 """Read what the laboratory measured, and show it: accuracy against wrong labels, learning rate and questions seen.
 
-`course.lab -> [dose] -> notebook 04, README`. One line of `dose.jsonl` is one training, with one sign for each test
-question ("1" right, "0" wrong), of its last weights and of the checkpoint that held-out questions chose.
+`course.lab -> [dose] -> notebook 04, README`. One line of `dose.jsonl` is one training run, with one digit per test
+question ("1" right, "0" wrong), for its last weights and for the checkpoint that held-out questions chose.
 """
 
 import json
@@ -16,7 +16,7 @@ from ..runtime.errors import AqaError
 from . import stats
 from .plotting import METHOD_COLOURS, STYLE, Picture
 
-DOSE, RATE, STEPS = 0.3, 1e-4, 150  # of a curve that varies something else
+DOSE, RATE, STEPS = 0.3, 1e-4, 150  # in a curve that varies something else
 FIXED = {"wrong": DOSE, "rate": RATE, "steps": STEPS}
 NAMES = {
     "sft": "SFT", "sft-lora": "SFT LoRA", "grpo": "GRPO", "sft-filtered": "SFT, medium questions", "raft": "RAFT",
@@ -30,19 +30,19 @@ AXES = {
 
 
 def read(file: str | Path) -> list[dict]:
-    """Read the rows of finished trials; [] where there are none yet. A line that a kill cut short is left out."""
+    """Read the rows of finished trials; [] if there are none yet. A line that a kill cut short is left out."""
     file = Path(file)
     whole = file.read_text(encoding="utf-8") if file.exists() else ""
     try:
         return [json.loads(line) for line in whole.split("\n")[:-1]]
     except ValueError as error:
-        raise AqaError(f"{file}: holds a line that is not JSON; move the file away to start anew.") from error
+        raise AqaError(f"{file}: has a line that is not JSON; move the file away to start over.") from error
 
 
 def curve(rows: Sequence[dict], method: str, along: str, weights: str = "last") -> dict[float, np.ndarray]:
     """Collect a curve: for each value of `along` ("wrong", "rate" or "steps") the verdicts, (seeds, n).
 
-    weights: "last", or "chosen" by held-out questions. All else is as in `FIXED`.
+    weights: "last", or "chosen" by held-out questions. Everything else is as in `FIXED`.
     """
     fixed = {key: value for key, value in FIXED.items() if key != along}
     found: dict[float, list] = {}
@@ -65,7 +65,7 @@ def plot(
 ) -> Figure:
     """Plot accuracy along each axis: last weights as lines with 95 % intervals over questions, held-out choice dashed.
 
-    One small mark is one seed. Saves to `path` if given.
+    Each small dot is one seed. Saves to `path` if given.
     """
     with rc_context(STYLE | {"svg.hashsalt": "aqa_lib"}):
         figure = Picture(figsize=(4 * len(along) + 1.5, 3.6), layout="constrained")
@@ -93,7 +93,7 @@ def plot(
 
 
 def points(rows: Sequence[dict], along: str, methods: Sequence[str] = ("sft", "sft-lora", "grpo")) -> list[dict]:
-    """List a curve's points for a table: percent right with 95 % interval, and GRPO minus SFT where both are there."""
+    """List a curve's points for a table: percent right with 95 % interval, and GRPO minus SFT if both exist."""
     curves = {method: curve(rows, method, along) for method in methods}
     found_rows = []
     for value in sorted({value for found in curves.values() for value in found}):

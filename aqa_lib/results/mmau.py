@@ -1,7 +1,7 @@
-"""MMAU's official rule, its two published versions, and the lines that need no model.
+"""MMAU's official rule, its two published versions, and the baselines that need no model.
 
-`predict -> [mmau] -> score`. Pure functions on text; nothing here knows the model. The rule is our own code
-for what `evaluation.py` of `Sakshi113/MMAU` does, word for word, with one difference in the counting: a
+`predict -> [mmau] -> score`. Pure functions on text; nothing here knows the model. The rule is our own code,
+and does exactly what `evaluation.py` of `Sakshi113/MMAU` does, with one difference in the counting: a
 question without a prediction is wrong here and skipped there.
 """
 
@@ -33,9 +33,9 @@ def words(text: str) -> frozenset[str]:
 def official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     """Judge a prediction by MMAU's official rule.
 
-    Right if and only if it holds all words of the answer and no word that only wrong choices have. A choice
-    with the answer's very words is not a wrong one. An empty prediction is wrong. Source: `evaluation.py`,
-    `Sakshi113/MMAU`.
+    It is right if and only if it contains every word of the answer and no word that only wrong choices have. A
+    choice with exactly the answer's words does not count as wrong. An empty prediction is wrong. Source:
+    `evaluation.py`, `Sakshi113/MMAU`.
 
     >>> official("It is the Man.", "Man", ["Man", "Woman"]), official("man or woman", "Man", ["Man", "Woman"])
     (True, False)
@@ -46,7 +46,7 @@ def official(prediction: str, answer: str, choices: Sequence[str]) -> bool:
 
 
 def version(digest: str) -> str:
-    """Name the version behind a file's sha256 or a fingerprint; one that nobody published is named as such.
+    """Name the version behind a file's sha256 or a fingerprint; unpublished data is named as such.
 
     >>> version("9f18fda99f8dbc2bc5ecd6323fb5063309f54969810b5c6f1caeb3b8d904cf1c")
     'MMAU Test-mini v05.15.25'
@@ -57,8 +57,7 @@ def version(digest: str) -> str:
 
 
 def first_choice(rows: Iterable[Mapping]) -> float:
-    """Score, in percent, a model that always names the first choice: 37.8 on the old version, 39.8 on the
-    new.
+    """Score, in percent, a model that always names the first choice: 37.8 on the old version, 39.8 on the new.
 
     >>> first_choice([{"choices": ["a", "b"], "answer": "a"}, {"choices": ["a", "b"], "answer": "b"}])
     50.0
@@ -68,11 +67,9 @@ def first_choice(rows: Iterable[Mapping]) -> float:
 
 
 def uniform_guess(rows: Iterable[Mapping]) -> float:
-    """Score, in percent, a model that guesses: the mean of one over the number of choices, 25.5 on the new
-    version.
+    """Score, in percent, a model that guesses: the mean of one over the number of choices, 25.5 on the new version.
 
-    Choices that stand twice, or differ in word order alone, make the rule kinder than that by up to 0.7
-    points.
+    Choices that occur twice, or differ only in word order, make the rule kinder than that by up to 0.7 points.
 
     >>> uniform_guess([{"choices": ["a", "b"]}, {"choices": ["a", "b", "c", "d"]}])
     37.5

@@ -1,8 +1,8 @@
 """The paper's own figures, typed here once and nowhere else: R1-AQA, arXiv 2503.11197, and its repository.
 
 `[paper] -> report`. Percent right on MMAU Test-mini of March 2025, 333 sound, 334 music and 333 speech
-questions. Where an average is not that of its tasks (Llama-3: 51.6 of them, 52.1 printed), it stands as it
-was printed.
+questions. An average that is not the mean of its tasks (Llama-3: 51.6, but 52.1 in print) is given as
+printed.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ THEIR_N = 1000  # questions behind each of their averages
 class Theirs:
     """One row of the paper's table 2 or its repository, in percent on MMAU Test-mini 2025-03-25.
 
-    method, style: what our record says of a run that reproduces it; a row without a method this package cannot make.
+    method, style: what our metadata says of a run that reproduces it; this package cannot make a row without a method.
     """
 
     name: str

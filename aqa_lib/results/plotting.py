@@ -1,4 +1,4 @@
-"""Draw what a run did, in one style: labelled axes with units, colour-blind safe, intervals wherever a mean is."""
+"""Draw what a run did, in one style: labelled axes with units, colour-blind safe, an interval with every mean."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..audio import Clip
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
-METHOD_COLOURS = {  # one colour a method, in every figure
+METHOD_COLOURS = {  # one colour per method, in every figure
     "base": "#777777", "sft": "#D55E00", "sft-lora": "#E69F00", "grpo": "#0072B2", "grpo-3": "#56B4E9",
     "sft-filtered": "#CC79A7", "raft": "#009E73", "dft": "#8C510A",
 }  # fmt: skip
@@ -36,7 +36,7 @@ STYLE = {
 
 
 class Picture(Figure):
-    """A figure that shows itself in a notebook, once; pyplot's would stand there twice."""
+    """A figure that shows itself in a notebook once; pyplot's would appear twice."""
 
     def _repr_png_(self) -> bytes:
         full, small = io.BytesIO(), io.BytesIO()
@@ -47,7 +47,7 @@ class Picture(Figure):
 
 
 class Photograph(Figure):
-    """A figure that shows itself as JPEG, a quarter of a PNG's size where a picture is as fine as a spectrogram."""
+    """A figure that shows itself as JPEG, a quarter of a PNG's size for a picture as fine as a spectrogram."""
 
     def _repr_jpeg_(self) -> bytes:
         file = io.BytesIO()
@@ -136,7 +136,7 @@ def progress(
 
 
 def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: str, questions: int) -> None:
-    if len(steps) > 60 and not questions:  # many noisy points: their average, over them
+    if len(steps) > 60 and not questions:  # many noisy points: draw their moving average over them
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axis.plot(steps, smooth(values), color=colour, label=label_of(run))
         return
@@ -148,7 +148,7 @@ def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: s
 
 
 def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
-    """Plot curves over the same x, a panel beside the other. panels: title to (name to values)."""
+    """Plot curves over the same x, in panels side by side. panels: title to (name to values)."""
     with rc_context(STYLE):
         figure = Picture(figsize=(max(5, 3.8 * len(panels)), 3), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -182,7 +182,7 @@ def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: 
 
 
 def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
-    """Draw each group's values as dots on a line of its own, their median as a bar; the x axis is logarithmic."""
+    """Draw each group's values as dots on its own line, with their median as a bar; the x axis is logarithmic."""
     with rc_context(STYLE):
         figure = Picture(figsize=(6, 0.8 + 0.45 * len(groups)), layout="constrained")
         axis = figure.subplots()
@@ -195,17 +195,17 @@ def strips(groups: Mapping[str, Sequence[float]], xlabel: str) -> Figure:
 
 
 def sounds(clips: Mapping[str, "Clip"], num_mel_bins: int = 128) -> Figure:
-    """Draw clips beside each other over the same seconds: as a wave, and as the log-mel picture that a model gets."""
+    """Draw clips side by side on the same time axis: as a wave, and as the log-mel spectrogram that a model gets."""
     from transformers.audio_utils import hertz_to_mel  # seconds to import, and only this picture needs them
 
     from .. import audio
 
-    # where round frequencies lie among the filters, which part 0 to 8 kHz evenly on the mel scale
+    # where round frequencies lie among the filters, which divide 0 to 8 kHz evenly on the mel scale
     top, khz = hertz_to_mel(audio.SAMPLE_RATE / 2, mel_scale="slaney"), np.array([0.5, 1, 2, 4])
     places = hertz_to_mel(1000 * khz, mel_scale="slaney") / top * (num_mel_bins + 1) - 1
     longest = max(clip.seconds for clip in clips.values())
     mels = [audio.log_mel(c.wave, num_mel_bins)[:, : audio.num_frames(len(c.wave))].numpy() for c in clips.values()]
-    loudest = max(mel.max() for mel in mels)  # black: 2 below, which is 80 dB, where `log_mel` ends
+    loudest = max(mel.max() for mel in mels)  # black: 2 below that, which is 80 dB, the floor of `log_mel`
     with rc_context(STYLE | {"axes.grid": False, "figure.dpi": 100}):
         figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
         axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
@@ -221,7 +221,7 @@ def sounds(clips: Mapping[str, "Clip"], num_mel_bins: int = 128) -> Figure:
 
 
 def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: float | None = None) -> Figure:
-    """Draw one bar a name. A pair (count, n) is drawn as count / n with its 95 % interval; guess: a dashed line."""
+    """Draw one bar per name. A pair (count, n) is drawn as count / n with its 95 % interval; guess: a dashed line."""
     with rc_context(STYLE):
         figure = Picture(figsize=(6, 0.8 + 0.3 * len(values)), layout="constrained")
         axis = figure.subplots()
@@ -242,7 +242,7 @@ def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: floa
 def intervals(
     rows: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, marks: Mapping[str, float] | None = None
 ) -> Figure:
-    """Draw means with their intervals, a line a row and one mark a series. rows: name to (series to (mean, low, high)).
+    """Draw means with their intervals, a line per row, a mark per series. rows: name to (series to (mean, low, high)).
 
     marks: vertical lines, such as a guesser's score.
     """

@@ -1,6 +1,6 @@
-"""Fill the tables of README and docs/laboratory.md from `data/results/`: `python -m aqa_lib.results.readme`.
+"""Fill the tables in README and docs/laboratory.md from `data/results/`: `python -m aqa_lib.results.readme`.
 
-No figure in them is typed by hand. A block stands between `<!-- name -->` and `<!-- /name -->`; a test compares each
+No figure in them is typed by hand. A block lies between `<!-- name -->` and `<!-- /name -->`; a test compares each
 with what the files say.
 """
 
@@ -15,7 +15,7 @@ TASKS = ("sound", "music", "speech")
 
 
 def demo() -> str:
-    """Write what `make demo` printed, one row a seed: `demo-SEED.json`."""
+    """Format what `make demo` printed, one row per seed: `demo-SEED.json`."""
     made = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("demo-*.json"))]
     lines = ["| model | sound | music | speech | average | tags |", "|---|---|---|---|---|---|"]
     names = {"base, silence": "base, silence instead of sound", "base": "base"} if made else {}
@@ -38,7 +38,7 @@ def demo() -> str:
 
 
 def study() -> str:
-    """Write the study's rows and the verdicts on the paper's findings: `study.json`."""
+    """Format the study's rows and the verdicts on the paper's findings: `study.json`."""
     file = RESULTS / "study.json"
     if not file.exists():
         return "(not run)"
@@ -59,7 +59,7 @@ def study() -> str:
 
 
 def pulls() -> str:
-    """Write how hard right and wrong labels pull: `mechanism.json`."""
+    """Format how hard right and wrong labels pull: `mechanism.json`."""
     file = RESULTS / "mechanism.json"
     if not file.exists():
         return "(not run)"

@@ -1,9 +1,9 @@
 """Put the paper's table next to ours, gathered from result files: Markdown, CSV and a plot with intervals.
 
-`comparison -> [report]`. The paper's figures are typed once, in `paper`, and marked as theirs; not one of
-ours is: a row without a result file reads "not run". Figures on different questions never stand in one table,
-so theirs stand beside ours only on the version of MMAU Test-mini that they were measured on. What the paper
-says of their order is tested on any data (`findings`).
+`comparison -> [report]`. The paper's figures are typed once, in `paper`, and marked as theirs; none of ours is
+typed: a row without a result file reads "not run". Figures on different questions never share a table, so
+theirs stand next to ours only on the version of MMAU Test-mini on which they were measured. What the paper
+says about their order is tested on any data (`findings`).
 """
 
 import csv
@@ -69,8 +69,8 @@ class Table:
 def gather(sources: Iterable[str | Path]) -> list[Predictions]:
     """Read the result files among `sources`: files of predictions, and folders that are searched for ours.
 
-    Controls are left to their runs, and withheld answers out. Raises PredictionsError for a source that is
-    not there, or a named file that does not say how it was made.
+    Controls are left to their runs, and files with withheld answers are left out. Raises PredictionsError for a
+    source that does not exist, or a named file that does not say how it was made.
     """
     files = []
     for source in map(Path, sources):
@@ -82,7 +82,10 @@ def gather(sources: Iterable[str | Path]) -> list[Predictions]:
         elif meta_path(source).exists():
             files.append(source)
         else:
-            raise PredictionsError(f"{source}: no folder and no predictions with a record beside them; see `score`.")
+            raise PredictionsError(
+                f"{source}: neither a folder nor a predictions file with its .meta.json; use score for predictions "
+                "made elsewhere."
+            )
     runs = [read(file) for file in dict.fromkeys(files) if file.stat().st_size]
     plain = {"audio": "heard", "shuffle_choices": None}
     runs = [run for run in runs if all(run.settings.get(key) == value for key, value in plain.items())]
@@ -90,7 +93,7 @@ def gather(sources: Iterable[str | Path]) -> list[Predictions]:
 
 
 def build(runs: Sequence[Predictions], rule: str = "official") -> list[Table]:
-    """Make one table for each set of questions, the paper's own version first, there with their figures."""
+    """Make one table for each set of questions; the paper's own version comes first, with their figures in it."""
     by_data: dict[str, list[Predictions]] = {}
     for run in runs:
         by_data.setdefault(questions_of(run), []).append(run)
@@ -124,8 +127,7 @@ def _table(runs: Sequence[Predictions], rule: str) -> Table:
 
 
 def _name(theirs: Theirs, data: str, row: Row | None = None) -> str:
-    """Name a row of ours after theirs; other data means another model as a rule, and SFT may use another
-    prompt."""
+    """Name our row after theirs, but for their model's name on other data, and for another prompt with SFT."""
     name = theirs.name if data.startswith("MMAU") else theirs.name.removeprefix("Qwen2-Audio, ")
     style = row.recipe.runs[0].settings["style"] if row else 1
     return name if theirs.style or style == 1 else f"{name}, ours with prompt {style}"
@@ -273,7 +275,7 @@ def scores(table: Table) -> list[str]:
 def claims(table: Table) -> list[str]:
     """Write what became of the paper's claims as lines of Markdown.
 
-    Their differences are left out where the table is on another version of the same test.
+    Their differences are left out if the table is on another version of the same test.
     """
     lines = [
         "| the paper says | their points | our points | p, corrected | ours says |",
@@ -289,13 +291,13 @@ def claims(table: Table) -> list[str]:
         lines.append(f"| {finding.claim} | {theirs} | {ours} | {p} | {finding.verdict} |")
     lines += [
         "",
-        f"Their points: on {mmau.OLD}, one run each; the interval takes their two runs as unpaired.",
+        f"Their points: on {mmau.OLD}, one run each; the interval treats their two runs as unpaired.",
     ]
     return lines
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """Write all rows as one CSV, the data named in each; "not run" rows have no figures."""
+    """Write all rows as one CSV, with the data named in each; "not run" rows have no figures."""
     rows = []
     for table in tables:
         for row in table.rows:
@@ -319,7 +321,7 @@ def csv_text(tables: Sequence[Table]) -> str:
 
 
 def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
-    """Draw the averages with their intervals over questions, one panel a table; saves to `path` if given."""
+    """Draw the averages with their intervals over questions, one panel per table; saves to `path` if given."""
     shown = [(table, [row for row in table.rows if row.figures]) for table in tables]
     shown = [(table, rows) for table, rows in shown if rows]
     heights = [len(rows) + 2 for _, rows in shown]

@@ -2,7 +2,7 @@
 
 `predictions -> [scoring] -> comparison -> report`. Three readings side by side: MMAU's official rule; strict
 (the answer read from the reply equals the right choice); and how many replies could not be read at all. The
-report gives the first alone, without intervals and without controls.
+paper gives only the first, without intervals and without controls.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ RULES = ("official", "strict")
 
 @dataclass(frozen=True)
 class Rate:
-    """So many of so many.
+    """A count out of a total, with its percentage and interval.
 
     >>> print(Rate(645, 1000), Rate(0, 0))
     64.5 [61.5, 67.4] -
@@ -52,7 +52,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Report:
-    """What a file of predictions is worth; scores are None where all answers are withheld."""
+    """What a file of predictions scores; scores are None if all answers are withheld."""
 
     name: str
     data: str
@@ -68,7 +68,7 @@ class Report:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
-        """Give everything as plain numbers and texts, for JSON."""
+        """Return everything as plain numbers and strings, for JSON."""
         rates = {
             key: None if rate is None else rate.to_dict()
             for key in (*RULES, "unreadable", "outside", "tagged")
@@ -83,7 +83,7 @@ class Report:
         return texts | rates | lines | {"by": by}
 
     def markdown(self) -> str:
-        """Lay the scores out as text: percent and 95 % Wilson interval."""
+        """Format the scores as text: percent and 95 % Wilson interval."""
         lines = [f"## {markdown(self.name)}", ""]
         lines += [f"{markdown(self.data)}, {self.n} questions; percent [95 % interval]", ""]
         if self.official:
@@ -106,7 +106,7 @@ class Report:
 def score(run: Predictions | Sequence[dict]) -> Report:
     """Score predictions by every rule, in total and by task, difficulty, category and sub-category.
 
-    Missing and empty predictions count as wrong, and are counted in `notes`. Withheld answers are not scored.
+    Missing and empty predictions count as wrong, and `notes` says how many there are. Withheld answers are not scored.
     """
     run = run if isinstance(run, Predictions) else Predictions("predictions", list(run))
     once(run)
@@ -114,11 +114,11 @@ def score(run: Predictions | Sequence[dict]) -> Report:
     replies = [row for row in rows if row["model_output"] is not None]
     missing, empty = n - len(replies), sum(not mmau.words(official_text(row)) for row in replies)
     if len(rows) < n:
-        notes.append(f"{n - len(rows)} of {n} questions were not reached: the run is not finished, run it again.")
+        notes.append(f"{n - len(rows)} of {n} questions were not reached: the run is not finished; run it again.")
     if missing:
         notes.append(f"{missing} of {n} questions have no prediction; they count as wrong.")
     if empty:
-        notes.append(f"{empty} predictions hold no words; they count as wrong.")
+        notes.append(f"{empty} predictions contain no words; they count as wrong.")
     if tags := sum("<answer>" in official_text(row) for row in replies):
         notes.append(f"the official rule reads {tags} outputs with their <answer> tags as they stand.")
     answered = [row for row in rows if row["answer"]]
@@ -166,12 +166,12 @@ def _by_group(rows: list[dict], judged: dict[str, list[bool]], key: str, counts:
 
 
 def official_text(row: dict) -> str:
-    """Give what the official rule reads of a row: our extracted answer, or others' output as it stands."""
+    """Return what the official rule reads from a row: our extracted answer, or anybody else's output as it stands."""
     return row.get("official", row["prediction"])
 
 
 def judge(row: dict, rule: str) -> bool:
-    """Tell whether a row is right by "official" or "strict"; a missing prediction is wrong."""
+    """Return whether a row is right by the "official" or the "strict" rule; a missing prediction is wrong."""
     if rule == "official":
         return mmau.official(official_text(row), row["answer"], row["choices"])
     if rule != "strict":
@@ -180,12 +180,12 @@ def judge(row: dict, rule: str) -> bool:
 
 
 def asked(run: Predictions) -> int:
-    """Count the questions that a run was asked, reached or not."""
+    """Count the questions of a run, reached or not."""
     return max(len(run.rows), sum(run.meta.get("counts", {}).get("task", {}).values()))
 
 
 def questions_of(run: Predictions) -> str:
-    """Return the fingerprint of a run's questions, of those not yet reached too."""
+    """Return the fingerprint of a run's questions, including those not yet reached."""
     return run.settings.get("questions") or fingerprint(run.rows)
 
 
@@ -201,22 +201,22 @@ def data_version(run: Predictions) -> str:
 
 
 def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:
-    """Put a file's rows on the questions that were asked: those it lacks are missing predictions.
+    """Match a file's rows to the questions that were asked; a question without a row is a missing prediction.
 
-    questions: rows with `id, question, choices, answer`; their answers and choices are what is scored. Raises
-    PredictionsError where a row predicts none of them, says another question, other choices or another answer, or an
-    id stands twice.
+    questions: rows with `id, question, choices, answer`; their answers and choices are the ones scored. Raises
+    PredictionsError if a row belongs to none of them, or differs in its question, choices or answer, or if an id occurs
+    twice.
     """
     once(run)
     known, there = {row["id"]: row for row in questions}, {row["id"]: row for row in run.rows}
     if strange := sorted(set(there) - set(known)):
-        raise PredictionsError(f"{run.name}: predicts {show(strange[0])}, which is none of the questions.")
+        raise PredictionsError(f"{run.name}: predicts {show(strange[0])}, which is not one of the questions.")
     other = {name: what for name, row in there.items() if (what := _disagrees(row, known[name]))}
     if other:
         name, what = next(iter(other.items()))
         raise PredictionsError(
-            f"{run.name}: {len(other)} of {len(there)} rows are on other questions than those given; {show(name)} has "
-            f"another {what}: score them with the questions that were asked."
+            f"{run.name}: {len(other)} of {len(there)} rows do not match the questions given; {show(name)} has a "
+            f"different {what}: score them with the questions that were asked."
         )
     rows = [there[name] | row for name, row in known.items() if name in there]
     absent = [row | {"model_output": None, "prediction": ""} for name, row in known.items() if name not in there]
@@ -224,7 +224,7 @@ def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:
 
 
 def _disagrees(row: dict, asked: dict) -> str | None:
-    """Name what a row says otherwise than its question; what it does not say is no difference."""
+    """Name where a row differs from its question; what it leaves out does not count."""
 
     def fold(text: str) -> str:
         return " ".join(str(text).split())
@@ -239,9 +239,9 @@ def _disagrees(row: dict, asked: dict) -> str | None:
 
 
 def once(run: Predictions) -> None:
-    """Raise PredictionsError where an id stands twice: one question would count as two."""
+    """Raise PredictionsError if an id occurs twice: one question would count as two."""
     counts = Counter(row["id"] for row in run.rows if "id" in row)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise PredictionsError(
-            f"{run.name}: {len(twice)} ids stand more than once, {show(twice[0])} among them; keep one row a question."
+            f"{run.name}: {len(twice)} ids occur more than once, {show(twice[0])} among them; keep one row a question."
         )

@@ -1,7 +1,7 @@
 """Tell a difference from noise: intervals for one score, tests between two, and what seeds add.
 
 `evaluation -> [stats] -> report`. Numbers in, numbers out. The paper gives points without intervals, and its
-own second run moves speech by 6 points; on 333 questions a 95 % interval is 5 points wide to either side.
+own second run moves speech by 6 points; on 333 questions a 95 % interval extends 5 points to either side.
 
 Three kinds of noise, kept apart: which questions were asked (`wilson`, `paired_bootstrap`, `mcnemar`,
 `over_questions`), which seed the training had (`over_seeds`), and how often one looked (`holm`).
@@ -25,13 +25,13 @@ RESAMPLES = 10_000
 def wilson(right: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Bound one model's accuracy, 0 to 1: the Wilson score interval for `right` of `n` questions.
 
-    It covers what other questions of the same kind would give this very model, and nothing of its training.
+    It covers how this very model would do on other questions of the same kind, but not how another training run would.
 
     >>> [round(bound, 3) for bound in wilson(645, 1000)]
     [0.615, 0.674]
     """
     if not 0 <= right <= n or n < 1:
-        raise AqaError(f"{right} right of {n} is no count of answers; there must be at least one question.")
+        raise AqaError(f"{right} right of {n} is not a count of answers; there must be at least one question.")
     low, high = proportion_confint(right, n, alpha=1 - level, method="wilson")
     return float(low), float(high)
 
@@ -41,7 +41,7 @@ def paired_bootstrap(
 ) -> tuple[float, float, float]:
     """Bound the mean of `a - b` on the same questions: (difference, low, high), percentile bootstrap.
 
-    a, b: (n,) scores of one question each, 0 or 1, or means over seeds.
+    a, b: (n,) one score per question, 0 or 1, or a mean over seeds.
 
     >>> paired_bootstrap([1, 1, 1, 1], [0, 0, 0, 0])
     (1.0, 1.0, 1.0)
@@ -53,14 +53,14 @@ def paired_bootstrap(
 def over_questions(
     scores: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Bound the mean of one number a question: (mean, low, high), percentile bootstrap over the questions.
+    """Bound the mean of one number per question: (mean, low, high), percentile bootstrap over the questions.
 
     For several seeds, give each question's mean over the seeds. Putting all their answers into one `wilson`
-    instead would count every question once a seed, and be too narrow.
+    instead would count every question once per seed, and the interval would be too narrow.
     """
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 1 or len(scores) < 2:
-        raise AqaError(f"an interval over {scores.size} questions cannot be had; give two or more.")
+        raise AqaError(f"an interval cannot be computed over {scores.size} questions; give two or more.")
     done = stats.bootstrap(
         (scores,),
         np.mean,
@@ -102,17 +102,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def over_seeds(means: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
-    """Bound what another training seed would average to: (mean, low, high), Student's t over one score a
-    seed.
+    """Bound what other training seeds would average to: (mean, low, high), Student's t over one score per seed.
 
-    The test set is held fixed. With one seed nothing is known of the others: the bounds are NaN.
+    The test set is held fixed. With one seed nothing is known about the others: the bounds are NaN.
 
     >>> [round(value, 3) for value in over_seeds([0.6, 0.7, 0.8])]
     [0.7, 0.452, 0.948]
     """
     means = np.asarray(means, dtype=float)
     if means.size < 1:
-        raise AqaError("no seeds to average over; give one score a seed.")
+        raise AqaError("no seeds to average over; give one score per seed.")
     if means.size < 2:
         return float(means[0]), float("nan"), float("nan")
     if np.ptp(means) == 0:
@@ -124,7 +123,7 @@ def over_seeds(means: Sequence[float], level: float = LEVEL) -> tuple[float, flo
 def permutation(a: Sequence[float], b: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> float:
     """Test whether the mean of `a - b` over the same questions could be chance: sign-flip p-value.
 
-    McNemar's test for what is not just right or wrong: means over seeds. Never below 1 / (resamples + 1).
+    McNemar's test for scores that are not just right or wrong: means over seeds. Never below 1 / (resamples + 1).
 
     >>> permutation([1, 1, 1, 1, 1, 1, 0.5], [0, 0, 0, 0, 0, 0, 0.5])
     0.03125
@@ -149,8 +148,8 @@ def permutation(a: Sequence[float], b: Sequence[float], resamples: int = RESAMPL
 def between_seeds(a: Sequence[float], b: Sequence[float], untrained: bool = False) -> float:
     """Test whether two methods differ by more than their training seeds do: Welch's p-value.
 
-    a, b: one score a seed. untrained: `b` is one model that no seed has touched (the base), so it is a
-    constant. NaN where a method has one seed, which tells nothing of the others.
+    a, b: one score per seed. untrained: `b` is one model that no seed has touched (the base), so it is a
+    constant. NaN if a method has only one seed, which says nothing about the others.
 
     >>> round(between_seeds([0.50, 0.52, 0.51], [0.70, 0.69, 0.71]), 5)
     2e-05

@@ -1,7 +1,7 @@
-"""Read the thought out of a reply, and ask whether it leads to the answer that is then given.
+"""Read the thought in a reply, and ask whether it leads to the answer given.
 
-`prompt -> [thoughts] -> ablation`. A thought names a choice that stands in it word for word: crude, but the same for
-every model, and free. The paper never asks; it compares final answers alone.
+`prompt -> [thoughts] -> ablation`. A thought names a choice that appears in it word for word: crude, but the same for
+every model, and free. The paper never asks; it compares only final answers.
 """
 
 import re
@@ -15,10 +15,10 @@ from ..reward import THINK, THOUGHT
 
 @dataclass(frozen=True)
 class Agreement:
-    """How thoughts and answers go together, as counts of the replies that have both.
+    """How thoughts and answers agree, as counts of the replies that have both.
 
-    alone: the thought names the answer that is then given, and no other choice. among: it and others. others: only
-    others. none: no choice at all.
+    alone: the thought names the answer given, and no other choice. among: it names the answer and others. others: it
+    names only others. none: it names no choice at all.
     """
 
     alone: int = 0
@@ -32,7 +32,7 @@ class Agreement:
 
 
 def thought(reply: str | None) -> str:
-    """Return what stands in a reply's think tags, "" where nothing does; to the end where the tag is not closed.
+    """Return what is inside a reply's think tags, "" if nothing is; up to the end if the tag is not closed.
 
     >>> thought("<think>It barks.</think> <answer>a dog</answer>"), thought("<answer>a dog</answer>")
     ('It barks.', '')
@@ -59,7 +59,7 @@ def _words(text: str) -> str:
 
 
 def relation(reply: str | None, choices: Sequence[str]) -> str | None:
-    """Say how a reply's thought and answer go together, in `Agreement`'s words; None where one of them is missing.
+    """Say how a reply's thought and answer agree, in `Agreement`'s words; None if either is missing.
 
     >>> relation("<think>A dog, not a cat.</think><answer>a dog</answer>", ["a dog", "a cat"])
     'among'
@@ -75,6 +75,6 @@ def relation(reply: str | None, choices: Sequence[str]) -> str | None:
 
 
 def agreement(replies: Iterable[tuple[str | None, Sequence[str]]]) -> Agreement:
-    """Count how thoughts and answers of (reply, choices) go together."""
+    """Count how thoughts and answers agree, over pairs of (reply, choices)."""
     kinds = (relation(reply, choices) for reply, choices in replies)
     return Agreement(**Counter(kind for kind in kinds if kind))

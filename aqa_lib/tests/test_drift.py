@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2Model
 
-from aqa_lib import attention, prompt, sft
+from aqa_lib import attention, prompt
 from aqa_lib import model as models
 from aqa_lib.dataset import Question
 
@@ -103,7 +103,7 @@ def test_options_that_the_configs_set_are_there():
     for config, names in {
         transformers.TrainingArguments: "use_cpu data_seed save_total_limit metric_for_best_model eval_on_start "
         "logging_first_step hub_token report_to max_grad_norm dataloader_prefetch_factor save_only_model",
-        trl.SFTConfig: "dataset_kwargs loss_type " + " ".join(sft.WITHOUT_EFFECT),
+        trl.SFTConfig: "dataset_kwargs loss_type",
     }.items():
         lost = set(names.split()) - {f.name for f in fields(config)}
         assert not lost, f"{config.__name__} has no {', '.join(lost)} any more: grpo.py and sft.py set or refuse it"
@@ -204,7 +204,7 @@ def test_the_attention_is_chosen_by_a_name_in_the_config(model):
 
 def test_which_class_makes_a_configs_model():
     mapping = transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING
-    assert transformers.Qwen2AudioConfig in mapping, "model.auto_class looks for Qwen2-Audio in this list"
+    assert transformers.Qwen2AudioConfig in mapping, "families looks for Qwen2-Audio in this list"
     assert hasattr(transformers.Qwen2AudioConfig(), "_name_or_path"), "model.check_model names a model by this"
 
 

@@ -158,7 +158,7 @@ def test_resuming_with_other_settings_is_refused(model, tmp_path, other):
 
 def test_resuming_with_other_weights_or_another_order_is_refused(model, tmp_path):
     answer(model, tmp_path / "p.jsonl")
-    with pytest.raises(predictions.PredictionsError, match="line 1: no row of this run"):
+    with pytest.raises(predictions.PredictionsError, match="line 1: not a row of this run"):
         answer(model, tmp_path / "p.jsonl", questions=QUESTIONS[::-1])
     with torch.no_grad():
         model.weight[0, 0] += 1e-6
@@ -168,7 +168,7 @@ def test_resuming_with_other_weights_or_another_order_is_refused(model, tmp_path
 
 def test_somebody_elses_file_is_not_touched(model, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(predictions.PredictionsError, match="stands without p.jsonl.meta.json"):
+    with pytest.raises(predictions.PredictionsError, match="has no p.jsonl.meta.json"):
         answer(model, tmp_path / "p.jsonl")
     assert (tmp_path / "p.jsonl").read_text() == '{"id": 1}\n'
 

@@ -334,7 +334,7 @@ def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, 
         ({"train_dataset": []}, {}, "no questions to train on"),
         ({}, {"eval_strategy": "steps", "eval_steps": 1}, "no held-out questions"),
         ({}, {"reward_weights": [1.0]}, "1 reward_weights for 2 rewards"),
-        ({}, {"per_device_train_batch_size": 9}, "4 questions are fewer than the 9 of one step"),
+        ({}, {"per_device_train_batch_size": 9}, "4 questions are fewer than the 9 that one step takes"),
     ]
     for arguments, options, reason in cases:
         with pytest.raises(ValueError, match=reason):
@@ -342,7 +342,7 @@ def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, 
                 model, processor, args=config(tmp_path, **options), **{"train_dataset": questions} | arguments
             )
             trainer.train()
-    with pytest.raises(ValueError, match="reward bad .*test_grpo.py:.*it gave 1 values for 16 answers"):
+    with pytest.raises(ValueError, match="reward bad .*test_grpo.py:.*it returned 1 values for 16 answers"):
 
         def bad(prompts, completions, **columns):
             return [1.0]

@@ -47,11 +47,11 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("{", r"line 2: not valid JSON \(.*killed is mended by running it again"),
+        ("{", r"line 2: not valid JSON \(.*killed, run it again to repair"),
         ("3", "line 2: not a JSON object"),
-        ({"model_output": "dog"}, "line 2: `choices` must be a list of texts"),
-        (OFFICIAL | {"choices": []}, "line 2: `choices` must be a list of texts"),
-        (OFFICIAL | {"choices": [1, 2]}, "line 2: `choices` must be a list of texts"),
+        ({"model_output": "dog"}, "line 2: `choices` must be a list of strings"),
+        (OFFICIAL | {"choices": []}, "line 2: `choices` must be a list of strings"),
+        (OFFICIAL | {"choices": [1, 2]}, "line 2: `choices` must be a list of strings"),
         (OFFICIAL | {"answer": 1}, "line 2: `answer` is 1; it must be the text of a choice"),
         (OFFICIAL | {"model_output": ["dog"]}, "line 2: the model's output is list, not text"),
     ],
@@ -68,8 +68,8 @@ def test_a_bad_row_is_named_in_one_sentence(tmp_path, row, fault):
 def test_files_that_are_none(tmp_path):
     for name, content, fault in [
         ("none", None, "cannot be read"),
-        ("empty", b"", "holds no predictions"),
-        ("list", b"[]", "holds no predictions"),
+        ("empty", b"", "contains no predictions"),
+        ("list", b"[]", "contains no predictions"),
         ("torn", b'[{"id": 1},', "line 1: not valid JSON"),
         ("binary", b"\xff\xfe\x00", "not UTF-8 text"),
     ]:
@@ -79,7 +79,7 @@ def test_files_that_are_none(tmp_path):
             predictions.read(tmp_path / name)
     write(tmp_path / "p.jsonl", [OFFICIAL])
     (tmp_path / "p.jsonl.meta.json").write_text("[]")
-    with pytest.raises(predictions.PredictionsError, match=r"p.jsonl.meta.json: no record of ours"):
+    with pytest.raises(predictions.PredictionsError, match=r"p.jsonl.meta.json: not a record written by aqa_lib"):
         predictions.read(tmp_path / "p.jsonl")
 
 
@@ -104,5 +104,5 @@ def test_the_official_form_keeps_the_question_file_whole(tmp_path):
     predictions.write_official([ours], tmp_path / "official.json", tmp_path / "questions.json")
     written = json.loads((tmp_path / "official.json").read_text())
     assert written == [source[0] | {"model_output": ""}, source[1] | {"model_output": "dog"}]
-    with pytest.raises(predictions.PredictionsError, match="predicts 'z', which is none of"):
+    with pytest.raises(predictions.PredictionsError, match="predicts 'z', which is not in"):
         predictions.write_official([ours | {"id": "z"}], tmp_path / "o.json", tmp_path / "questions.json")

@@ -68,7 +68,7 @@ def last_logits(policy, processor, groups):
 def test_a_run_says_how_it_was_made(train, questions, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_token_of_the_environment")
     monkeypatch.setenv("WANDB_API_KEY", "key_of_the_environment")
-    train(rewards=["accuracy"], max_steps=1, seed=5, save_strategy="steps", save_steps=1, hub_token="hf_token_given")
+    train(rewards=["accuracy"], max_steps=1, seed=5, save_strategy="steps", save_steps=1)
     made = json.loads((tmp_path / "run.json").read_text())
     assert (made["trainer"], made["scale"], made["seed"]) == ("GRPOTrainer", "tiny", 5)
     assert made["rewards"] == ["accuracy"] and made["options"]["learning_rate"] == 1e-3
@@ -80,7 +80,7 @@ def test_a_run_says_how_it_was_made(train, questions, tmp_path, monkeypatch):
     assert again["resumed_from"].endswith("checkpoint-1") and again["started"] == made["started"]
     assert again["resumes"][0]["changed"]["max_steps"] == [1, 2] == again["resumes"][0]["changed"]["logging_steps"]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [path for path in files if any(s in path.read_bytes() for s in (b"of_the_environment", b"token_given"))]
+    assert not [path for path in files if b"of_the_environment" in path.read_bytes()]
 
 
 def test_sft_says_so_too(model, processor, questions, tmp_path):

@@ -209,9 +209,9 @@ def without_columns(completions):
         (broken, "could not convert string to float: 'aw'"),
         (later, "asynchronous"),
         (without_columns, "unexpected keyword argument"),
-        (lambda completions, **columns: 1.0, "it gave a float: give a list of 2 numbers"),
-        (lambda completions, **columns: [1.0], "it gave 1 values for 2 answers"),
-        (lambda completions, **columns: [1.0, float("nan")], "it gave nan: give finite numbers"),
+        (lambda completions, **columns: 1.0, "it returned a float: return a list of 2 numbers"),
+        (lambda completions, **columns: [1.0], "it returned 1 values for 2 answers"),
+        (lambda completions, **columns: [1.0, float("nan")], "it returned nan: return finite numbers"),
         (lambda completions, **columns: ["one", 2.0], "could not convert string to float: 'one'"),
     ],
 )

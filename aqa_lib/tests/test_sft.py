@@ -217,7 +217,7 @@ def test_options_parse_and_have_help():
     [
         ({"target": "thought"}, "target 'thought' is unknown; choose tagged, plain, reply"),
         ({"prompt_style": 4}, "prompt_style 4 is unknown"),
-        ({"packing": True}, "packing is not supported"),
+        ({"packing": True}, "packing has no effect"),
         ({"loss_type": "mean"}, "loss_type 'mean' is not supported.*nll or dft"),
     ],
 )
@@ -241,7 +241,7 @@ def test_impossible_runs_are_refused_in_a_sentence(model, processor, questions, 
         ({"train_dataset": []}, {}, "no questions to train on"),
         ({}, {"eval_strategy": "steps", "eval_steps": 1}, "no held-out questions"),
         ({"train_dataset": withheld}, {}, "1 questions have no answer"),
-        ({}, {"per_device_train_batch_size": 9}, "4 questions are fewer than the 9 of one step"),
+        ({}, {"per_device_train_batch_size": 9}, "4 questions are fewer than the 9 that one step takes"),
     ]
     for arguments, options, reason in cases:
         with pytest.raises(ValueError, match=reason):

@@ -149,7 +149,7 @@ def learn_to_hear(model, processor, steps: int, batch: int = 48, lr: float = 2e-
         longest = max(mel.shape[1] for mel in mels)
         features = torch.stack([nn.functional.pad(mel, (0, longest - mel.shape[1])) for mel in mels])
         heard = encode_audio(model, features, torch.tensor(frames))
-        heard = heard.split([audio.num_audio_tokens(L) for L in frames])
+        heard = heard.split([audio.num_audio_tokens(F) for F in frames])
         logits = naming(torch.stack([torch.cat([x.mean(0), x.amax(0)]) for x in heard]))  # (batch, values)
         losses, right = [], []
         for fact, about in synth.FACTS.items():
@@ -203,7 +203,7 @@ def dialogue_batch(processor, mels, frames, pairs) -> tuple[Prompts, Tensor, Ten
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     before, after = rendered.split("§")
-    heads = [before.replace(token, token * audio.num_audio_tokens(L)) for L in frames]
+    heads = [before.replace(token, token * audio.num_audio_tokens(F)) for F in frames]
     heads = tokenizer(heads, add_special_tokens=False).input_ids
     prompts = collate(processor, [Example(*row) for row in zip(heads, mels, frames, strict=True)])
     flat = [pair for group in pairs for pair in group]

@@ -1,4 +1,4 @@
 """What GRPO and SFT share: the trainer's base class, batches, the audio cache.
 
-May import the flow up to `evaluation`, `runtime` and `large`; only `grpo` and `sft` come in from the left.
+It may import `runtime`, `large` and the flow up to `evaluation`; of the flow, only `grpo` and `sft` import it.
 """

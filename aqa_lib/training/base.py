@@ -1,6 +1,6 @@
-"""Train on questions: what GRPO and SFT share, so that they are compared fairly.
+"""Train on questions: what GRPO and SFT share, so that their comparison is fair.
 
-`evaluation -> [training] -> grpo, sft`. Both take all of this from here: the same batches for the same seed, the same
+`evaluation -> [training] -> grpo, sft`. Both get all of this from here: the same batches for the same seed, the same
 optimizer groups, the same held-out questions asked in the same way, the same record of the run.
 """
 
@@ -18,28 +18,28 @@ from transformers import TrainerCallback
 from .. import evaluation, reward
 from ..dataset import Question
 from ..large import fsdp, masters
-from ..model import context
+from ..model import context, parts
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
 from . import record
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
-from .hf_trainer import SINCE_LOG, HookedTrainer
+from .hf_trainer import OPTIMIZER, SINCE_LOG, HookedTrainer
 
 
 class QuestionTrainer(HookedTrainer):
-    """Train an audio-language model on questions; a child says what a step learns from them.
+    """Train an audio-language model on questions; a subclass says what a step learns from them.
 
     model, processor: from `model.load`. examples: the questions to train on. eval_dataset: held-out questions, which
-    select the best checkpoint. engine: what samples answers (`rollout.RolloutEngine`). shown: the metrics that a log's
-    line shows, and their names there. trainer_options: for the `Trainer` behind.
+    select the best checkpoint. engine: what samples answers (`rollout.RolloutEngine`). shown: the metrics in a log's
+    line, and their names there. trainer_options: passed on to transformers' `Trainer`.
     """
 
     ref_model: nn.Module | None = None  # GRPO's
     reward_names: list[str] | None = None  # GRPO's
     lines = True  # whether a log is shown as lines; see `show_by`
-    model_accepts_loss_kwargs = False  # True where compute_loss averages over the whole step, accumulation included
+    model_accepts_loss_kwargs = False  # True if compute_loss averages over the whole step, accumulation included
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class QuestionTrainer(HookedTrainer):
         }
         super().__init__(**options | trainer_options)
         self.train_dataset = examples
-        self.model_accepts_loss_kwargs = type(self).model_accepts_loss_kwargs  # not what transformers read off forward
+        self.model_accepts_loss_kwargs = type(self).model_accepts_loss_kwargs  # not what `forward` suggests
         self.show_progress_by(OneLine(bar=not args.disable_tqdm, shown=shown))
         self.audio_cache = AudioCache(model, args.audio_cache_gb)
         self.engine = engine or RolloutEngine(model, processor)
         self.means = RunningMeans()
-        self.labels: dict = {}  # what else the run's record should say, as the names and sha256 of its files
+        self.labels: dict = {}  # what else the run's record should say, such as the names and sha256 of its files
         self._batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
         self._finished = False  # True when a resumed run has already reached max_steps
 
@@ -84,9 +84,9 @@ class QuestionTrainer(HookedTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """Train as transformers does, in a run that survives, while no other process trains into the same folder.
 
-        resume_from_checkpoint: True resumes from the last checkpoint that is whole, and starts where there is none. The
-        first Ctrl-C ends the run after its step, with a checkpoint, by a KeyboardInterrupt that says how to resume.
-        Raises RunError, CheckpointError, LockError or AudioError with one sentence.
+        resume_from_checkpoint: True resumes from the last whole checkpoint, or starts from scratch if there is none.
+        The first Ctrl-C ends the run after its current step, with a checkpoint and a KeyboardInterrupt that says how to
+        resume. Raises RunError, CheckpointError, LockError or AudioError, each with one sentence.
         """
         run = Path(self.args.output_dir)
         with distributed.alone(run / ".lock", str(run)):
@@ -103,7 +103,7 @@ class QuestionTrainer(HookedTrainer):
         self.means, self._batch, self._finished = RunningMeans(), (-1, []), False
         if checkpoint:
             self._restore(checkpoint)
-            self.args.eval_on_start = False  # it was asked then
+            self.args.eval_on_start = False  # done when the run first started
         if self.args.fsdp:
             for model in filter(None, (self.model, self.ref_model)):
                 dtype = torch.bfloat16 if self.args.bf16 else None
@@ -116,7 +116,7 @@ class QuestionTrainer(HookedTrainer):
                 faults.memory_advice(lambda: too_large),
                 faults.worker_advice("resume from the last checkpoint"),
             ):
-                # transformers would delete at the end what is not its own, by a prefix
+                # at the end transformers would delete whatever has its prefix, its own or not
                 self.args.save_total_limit = None
                 result = super().train(checkpoint and str(checkpoint), *args, **kwargs)
         finally:
@@ -132,16 +132,20 @@ class QuestionTrainer(HookedTrainer):
     def _checkpoint_to_resume(self, run: Path, asked: str | bool | None) -> Path | None:
         if not asked:
             return None
-        if asked is True:
-            if found := checkpoints.last_whole(run):
-                tqdm.write(f"resuming from {found}")
-            return found
-        if reason := checkpoints.fault(asked):
-            raise checkpoints.CheckpointError(f"{asked} {reason}; take another.")
-        return Path(asked)
+        if asked is not True and (reason := checkpoints.fault(asked)):
+            raise checkpoints.CheckpointError(f"{asked} {reason}; choose another.")
+        found = checkpoints.last_whole(run) if asked is True else Path(asked)
+        if found and not (found / OPTIMIZER).exists():
+            raise checkpoints.CheckpointError(
+                f"{found} was saved with save_only_model, without the optimizer's state, and cannot be resumed; train "
+                "from it as a base (--model), into another output_dir."
+            )
+        if found and asked is True:
+            tqdm.write(f"resuming from {found}")
+        return found
 
     def _restore(self, checkpoint: Path) -> None:
-        """Take up what was recorded between the last log and the checkpoint; rank 0 does, for all."""
+        """Restore what was recorded between the last log and the checkpoint; rank 0 does it for all."""
         taken = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
         self._finished = 0 < self.args.max_steps <= taken
         if self.is_world_process_zero():
@@ -151,7 +155,7 @@ class QuestionTrainer(HookedTrainer):
         return self.means.gather()
 
     def _write_record(self, run: Path, checkpoint: Path | None) -> None:
-        """Write down how the run is made, in `run.json`; raises RunError where `checkpoint` was made in another way."""
+        """Write down in `run.json` how the run is made; raises RunError if `checkpoint` was made differently."""
         refused = None
         if self.is_world_process_zero():
             try:
@@ -188,18 +192,20 @@ class QuestionTrainer(HookedTrainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimizer, with a learning rate of its own for each part that has one."""
+        """Make the optimizer; a part of the model may have its own learning rate."""
         if self.optimizer is None:
             model = model or self.model
-            rates = {
-                "audio_tower": self.args.audio_tower_learning_rate,
-                "projector": self.args.projector_learning_rate,
-            }
+            p, rates = parts(model), {}
+            for part, rate in (
+                (p.audio_tower, self.args.audio_tower_learning_rate),
+                (p.projector, self.args.projector_learning_rate),  # which may be in the tower
+            ):
+                rates |= dict.fromkeys(map(id, part.parameters()), rate)
             decayed = set(self.get_decay_parameter_names(model))  # not norms and biases
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    rate = rates.get(next((part for part in rates if part in name), None))
+                    rate = rates.get(id(parameter))
                     rate = self.args.learning_rate if rate is None else rate
                     groups[rate, self.args.weight_decay * (name in decayed)].append(parameter)
             optimizer, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
@@ -218,7 +224,7 @@ class QuestionTrainer(HookedTrainer):
         return self.optimizer
 
     def check_loss(self, loss: Tensor, rows: list[dict]) -> None:
-        """Keep a batch's loss for the log; stop the run where it is not finite. rows: the batch, for a reader."""
+        """Keep a batch's loss for the log; stop the run if it is not finite. rows: the batch, in readable form."""
         step = self.state.global_step
         self._batch = (step, [*(self._batch[1] if self._batch[0] == step else ()), *rows])
         faults.refuse(float(loss), "loss", step + 1, self._batch[1], self.args.output_dir)
@@ -231,26 +237,26 @@ class QuestionTrainer(HookedTrainer):
         faults.refuse(float(fsdp.full_tensor(norm)), "gradient", step + 1, rows, self.args.output_dir)
 
     def _fewer_questions(self) -> str:
-        """Say how to take a step in smaller batches, for a message about a full GPU."""
+        """Say how to split a step into smaller batches, for a message about a full GPU."""
         batch, times = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         if batch == 1:
             return self._smaller_question()
         return (
             f"lower per_device_train_batch_size from {batch} to {batch // 2} and raise gradient_accumulation_steps "
-            f"from {times} to {times * 2}, which learns the same"
+            f"from {times} to {times * 2}, with the same result"
         )
 
     def _smaller_question(self) -> str:
         return "train adapters (lora_r)"
 
     def _or_recompute(self) -> str:
-        """Name the last resort of such a message, where it is not taken yet."""
-        return "" if self.args.gradient_checkpointing else "; if that is not enough, set gradient_checkpointing"
+        """Name the last resort for such a message, unless it is already in use."""
+        return "" if self.args.gradient_checkpointing else "; if that is not enough, turn on gradient_checkpointing"
 
     # -- what is logged and how a checkpoint is ranked --------------------------------------------------------------
 
     def budget(self) -> dict[str, int]:
-        """Count what a run has learned from so far: questions, and tokens of prompts (once each) and answers."""
+        """Count what a run has learned from so far: questions, and tokens in prompts (once each) and answers."""
         args = self.args
         a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         batches = -(-self.state.global_step // args.num_iterations)

@@ -1,4 +1,4 @@
-"""Record and show a run: the means since the last log, `metrics.csv`, one line a log, and a stop that loses nothing."""
+"""Record and show a run: means since the last log, `metrics.csv`, one line per log, and a stop that loses nothing."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from ..runtime import distributed, files
 
 
 class RunningMeans:
-    """What a log sums up: values since the last one, whose means are logged, and clips that were cut so far."""
+    """What a log sums up: values since the last one, whose means are logged, and how many clips were cut so far."""
 
     def __init__(self):
         self.values: dict[str, list[float]] = defaultdict(list)
@@ -23,7 +23,7 @@ class RunningMeans:
         self.values[name].append(float(value))
 
     def gather(self) -> dict:
-        """Return all ranks' records, as JSON can hold them; all ranks call it."""
+        """Return all ranks' records, ready for JSON; all ranks must call it."""
         means, cut = defaultdict(list), 0
         for values, count in distributed.gather((dict(self.values), self.clips_cut)):
             cut += count
@@ -37,7 +37,7 @@ class RunningMeans:
 
 
 def _step(line: bytes) -> int | None:
-    """Read the step of a line of `completions.jsonl`; None where the line is damaged."""
+    """Read the step from a line of `completions.jsonl`; None if the line is damaged."""
     try:
         return int(json.loads(line.decode("utf-8"))["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -45,12 +45,12 @@ def _step(line: bytes) -> int | None:
 
 
 class MetricsFile(TrainerCallback):
-    """Write every logged number to `metrics.csv`, one row a log; rewritten whole, so that a resumed run's is too."""
+    """Write every logged number to `metrics.csv`, one row per log; each time the whole file, even in a resumed run."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Drop the answers of steps that will be taken (again), and lines that a kill or an editor damaged.
+        """Drop the answers of steps that will be taken again, and lines that a kill or an editor damaged.
 
-        Also find the best checkpoint where it is now: the path that was saved is wrong after a move.
+        Also find the best checkpoint where it is now: after a move, the saved path is wrong.
         """
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
         if best.is_dir():
@@ -60,7 +60,7 @@ class MetricsFile(TrainerCallback):
             lines = path.read_bytes().split(b"\n")[:-1]
             steps = [_step(line) for line in lines]
             if damaged := sum(step is None for step in steps):
-                tqdm.write(f"{path}: {damaged} of {len(lines)} lines are damaged, and dropped")
+                tqdm.write(f"{path}: {damaged} of {len(lines)} lines are damaged and were dropped")
             kept = [
                 line.decode()
                 for line, step in zip(lines, steps, strict=True)
@@ -82,7 +82,7 @@ class MetricsFile(TrainerCallback):
 
 
 class StopAfterStep(TrainerCallback):
-    """End a run after the current step, with a checkpoint, once that was asked for."""
+    """End a run after the current step, with a checkpoint, once asked to."""
 
     asked = False
 
@@ -91,7 +91,7 @@ class StopAfterStep(TrainerCallback):
         tqdm.write("Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without one.")
 
     def on_step_end(self, args, state, control, **kwargs):
-        asked = any(distributed.gather(self.asked))  # whichever process was told
+        asked = any(distributed.gather(self.asked))  # whichever process got the signal
         if asked and state.global_step % args.num_iterations == 0:  # answers in use are not saved
             control.should_save = control.should_training_stop = True
 

@@ -3,9 +3,7 @@
 `large.planner, runtime -> [checks] -> training.base`.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import nn
@@ -16,26 +14,21 @@ from ..model import half_precision
 from ..runtime import faults
 from ..runtime.errors import AqaError
 from .hf_trainer import refuse_accelerates_fsdp
+from .refusals import refuse_options
 
 
 def fit_machine(args) -> None:
-    """Set in a config, before transformers looks at it, what the machine decides; rank nothing if nothing is asked."""
-    refuse_not_finite(args)
-    # transformers refuses bf16 without a GPU unless told that the CPU is meant
+    """Set what the machine decides in a config before transformers sees it; without evaluation, rank no checkpoints.
+
+    Raises AqaError for an option that would be ignored or means nothing.
+    """
+    refuse_options(args)
+    # without a GPU, transformers refuses bf16 unless it is told to use the CPU
     args.use_cpu = args.use_cpu or not torch.accelerator.is_available()
     if args.bf16 and half_precision() == torch.float16:
         args.bf16, args.fp16 = False, True
     if args.eval_strategy == "no":
         args.eval_on_start = args.load_best_model_at_end = False
-
-
-def refuse_not_finite(args) -> None:
-    """Raise AqaError for an option that is NaN or infinite: it would leave weights that are."""
-    for option in fields(args):
-        value = getattr(args, option.name)
-        for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise AqaError(f"{option.name} is {number}: give a finite number.")
 
 
 def check_run(
@@ -48,7 +41,7 @@ def check_run(
             'no held-out questions to select the best checkpoint; pass eval_dataset, or set eval_strategy="no".'
         )
     if len(train_dataset) == 0:
-        raise AqaError("there are no questions to train on; check the file and the limit.")
+        raise AqaError("there are no questions to train on; check the question file.")
     withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
     if withheld:
         raise AqaError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
@@ -57,7 +50,7 @@ def check_run(
 
 
 def check_fsdp(model: nn.Module, args) -> None:
-    """Refuse what a sharded model cannot do, and wrappers that are not ours."""
+    """Refuse what a sharded model cannot do, and sharding that is not ours."""
     refuse_accelerates_fsdp(args)
     if not args.fsdp:
         return
@@ -76,7 +69,7 @@ def check_fsdp(model: nn.Module, args) -> None:
 
 
 def keep_masters(model: nn.Module, args) -> None:
-    """Settle what memory decides, and turn trained weights of low precision into float32 if they are kept so."""
+    """Settle what memory decides, and convert trained low-precision weights to float32 if that is how they are kept."""
     low = [p for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)]
     if args.master != "auto" and (reason := masters.refusal(args.master, args.device, args.fsdp)):
         raise AqaError(reason)

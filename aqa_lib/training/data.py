@@ -1,6 +1,6 @@
-"""Feed questions to a training: their prompts, their order, and the audio tokens that need no second pass.
+"""Feed questions to a training run: their prompts, their order, and the audio tokens that need no second pass.
 
-`inputs, model -> [data] -> training.base`. The order depends on the seed alone, so GRPO and SFT see the same questions.
+`inputs, model -> [data] -> training.base`. The order depends only on the seed, so GRPO and SFT see the same questions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ from ..runtime.errors import AqaError
 
 
 class Examples(Dataset):
-    """Questions, each with its prompt made on demand (in the loader's workers where there are any).
+    """Questions, each with its prompt made on demand (in the DataLoader's workers, if it has any).
 
-    room: tokens that a prompt may have; any number if None.
+    room: the most tokens that a prompt may have; any number if None.
     """
 
     room: int | None = None
@@ -37,16 +37,16 @@ class Examples(Dataset):
         return self.questions[index], example
 
     def collate(self, items) -> dict:
-        """Batch items: {"questions", "prompts", "cut"}, the last how many clips were longer than the model hears."""
+        """Batch items: {"questions", "prompts", "cut"}; "cut" counts the clips that are longer than the model hears."""
         questions, examples = zip(*items, strict=True)
         cut = sum(example.cut for example in examples)
         return {"questions": questions, "prompts": collate(self.processor, examples), "cut": cut}
 
 
 class QuestionBatches:
-    """Batches of indices in an order that depends on seed and epoch alone, each step's batches `repeats` times over.
+    """Batches of indices in an order that depends only on seed and epoch, each step's batches `repeats` times over.
 
-    A step is `batches_per_step` batches (accumulation times processes); a last step that would be short is left out.
+    A step is `batches_per_step` batches (accumulation times processes); an incomplete last step is left out.
     """
 
     drop_last = True
@@ -56,7 +56,7 @@ class QuestionBatches:
         self.repeats, self.seed, self.epoch = repeats, seed, 0
         if size < batch_size * batches_per_step:
             raise AqaError(
-                f"{size} questions are fewer than the {batch_size * batches_per_step} of one step; "
+                f"{size} questions are fewer than the {batch_size * batches_per_step} that one step takes; "
                 "lower per_device_train_batch_size or gradient_accumulation_steps."
             )
 
@@ -81,13 +81,13 @@ class QuestionBatches:
 
 
 class AudioCache:
-    """The audio tokens of clips under a frozen audio tower: each clip is encoded once a run.
+    """The audio tokens of clips under a frozen audio tower: each clip is encoded once per run.
 
-    gigabytes: of memory for them (2 MB for 10 s at the full size). A clip for which none is left is encoded once a
-    batch. Clips are encoded one by one, so that no number depends on the batch in which a clip first came up. Where
-    the tower is trained, the reference's tokens are still constant, but are not cached: the paper's run, 1000 steps of
-    16 of 38,000 clips, hardly meets a clip twice, and reading 2 MB from a disk in the next run takes about as long as
-    making them again (0.7 TFLOP).
+    gigabytes: of memory for them (2 MB for 10 s at full size). Once it is full, a new clip is encoded in every batch.
+    Clips are encoded one by one, so that no number depends on the batch in which a clip first came up. If the tower is
+    trained, the reference's tokens are still constant, but are not cached: the paper's run, 1000 steps of 16 of 38,000
+    clips, hardly ever meets a clip twice, and reading 2 MB from disk in the next run takes about as long as computing
+    them again (0.7 TFLOP).
     """
 
     def __init__(self, model: nn.Module, gigabytes: float):
@@ -121,7 +121,7 @@ class AudioCache:
 
 
 def as_row(question: Question) -> dict:
-    """Write a question for a reader of the run."""
+    """Return a question in readable form, for the files of a run."""
     return {
         "id": question.id,
         "question": question.question,

@@ -1,23 +1,23 @@
-"""Override the private hooks of transformers' Trainer that a training here needs, all in one place.
+"""Override the private hooks of transformers' Trainer that training here needs, all in one place.
 
-`[hf_trainer] -> training.base -> grpo, sft`. An upgrade of transformers, trl or accelerate has this one file to look
-at, and tests/test_drift.py has a test for each row:
+`[hf_trainer] -> training.base -> grpo, sft`. After an upgrade of transformers, trl or accelerate, check this one file;
+tests/test_drift.py has a test for each row:
 
 | hook | why |
 |---|---|
 | `create_accelerator_and_postprocess`, `accelerator.prepare_model` | no DistributedDataParallel: see distributed.py |
-| `args._n_gpu` | no DataParallel over the cards of one process |
-| `args.fsdp_plugin_args`, `ACCELERATE_USE_FSDP` | no FSDP of accelerate's: see large/fsdp.py |
-| `_move_model_to_device` | under FSDP the model goes to the card in parts |
-| `_get_output_dir`, `_save_checkpoint` | a checkpoint is whole or not there: see checkpoints.py |
+| `args._n_gpu` | no DataParallel over the GPUs of one process |
+| `args.fsdp_plugin_args`, `ACCELERATE_USE_FSDP` | not accelerate's FSDP: see large/fsdp.py |
+| `_move_model_to_device` | under FSDP the model goes to the GPU in parts |
+| `_get_output_dir`, `_save_checkpoint` | a checkpoint is whole or absent: see checkpoints.py |
 | `save_model`, `_save`, `training_args.bin` | gathers sharded weights; options as JSON and without tokens |
 | `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` | gathers sharded states, and shards them again |
 | `_load_from_checkpoint`, `_load_best_model` | Qwen2-Audio's names on the hub differ from its modules' |
 | `_clip_grad_norm` | torch 2.9 logs one rank's part of a sharded norm |
 | `model_accepts_loss_kwargs`, `current_gradient_accumulation_steps` | who divides the loss by the accumulation |
 | `floating_point_ops` | its estimate knows neither clips nor shared prompts |
-| `DEFAULT_PROGRESS_CALLBACK` | one line a log instead of a dictionary |
-| `module.gradient_checkpointing` | recompute activations of long micro-batches only |
+| `DEFAULT_PROGRESS_CALLBACK` | one line per log instead of a dictionary |
+| `module.gradient_checkpointing` | recomputes activations of long micro-batches only |
 """
 
 import json
@@ -36,11 +36,12 @@ from ..large import fsdp
 from ..runtime import checkpoints, faults
 from ..runtime.errors import AqaError
 
+OPTIMIZER = "optimizer.pt"  # in a checkpoint: the optimizer's state, as transformers names it
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
 
 def refuse_accelerates_fsdp(args) -> None:
-    """Keep accelerate from sharding the model its own way, and transformers from copying it to every card."""
+    """Keep accelerate from sharding the model its own way, and transformers from copying it to every GPU."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise AqaError("accelerate's own FSDP does not work with this trainer; drop --use_fsdp and pass --fsdp.")
     if args.fsdp:
@@ -49,24 +50,24 @@ def refuse_accelerates_fsdp(args) -> None:
 
 
 def recompute_activations(model: nn.Module, recompute: bool) -> None:
-    """Turn activation checkpointing of a model that has it enabled on or off, for the next pass."""
+    """Turn activation checkpointing on or off for the next pass, in a model that has it enabled."""
     for module in model.modules():
         if hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = recompute
 
 
 class HookedTrainer(Trainer):
-    """A `transformers.Trainer` that wraps no model, saves whole checkpoints, and knows FSDP as we do it."""
+    """A `transformers.Trainer` that leaves the model unwrapped, saves whole checkpoints, and knows our FSDP."""
 
-    _aside: Path | None = None  # while a checkpoint is written: where
+    _aside: Path | None = None  # where a checkpoint is being written
     _save_total_limit: int | None = None  # checkpoints to keep
 
     def since_log(self) -> dict:
-        """Return what was recorded since the last log, for a checkpoint; all ranks call it."""
+        """Return what was recorded since the last log, for a checkpoint; all ranks must call it."""
         return {}
 
     def show_progress_by(self, callback) -> None:
-        """Replace transformers' own printing, if there is any, with a callback."""
+        """Replace transformers' own printing, if it is on, with a callback."""
         if self.pop_callback(PrinterCallback) or self.pop_callback(DEFAULT_PROGRESS_CALLBACK):
             self.add_callback(callback)
 
@@ -82,7 +83,7 @@ class HookedTrainer(Trainer):
         return str(self._aside or super()._get_output_dir(trial))
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """Save a checkpoint whole or not at all, and prune older ones after that."""
+        """Save a checkpoint whole or not at all, then prune older ones."""
         run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         aside, first = run / checkpoints.ASIDE, self.is_world_process_zero()
         faults.refuse_dead_weights(self.model, self.state.global_step)
@@ -136,15 +137,15 @@ class HookedTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if not (checkpoint and self.args.fsdp):
             return super()._load_optimizer_and_scheduler(checkpoint)
-        read = partial(torch.load, map_location="cpu", weights_only=True)  # full, it may not fit the card
-        fsdp.load_states(self.optimizer, read(Path(checkpoint) / "optimizer.pt", mmap=True))
+        read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit on the GPU
+        fsdp.load_states(self.optimizer, read(Path(checkpoint) / OPTIMIZER, mmap=True))
         self.lr_scheduler.load_state_dict(read(Path(checkpoint) / "scheduler.pt"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint's weights into the model.
 
         Qwen2-Audio is saved under the hub's names, which differ from its modules': transformers' Trainer (5.23) finds
-        none of them, warns, and continues with the weights that it had. `from_pretrained` knows both.
+        none of them, warns, and continues with the weights it had. `from_pretrained` knows both.
         """
         model = model or self.model
         if hasattr(model, "disable_adapter"):
@@ -153,7 +154,7 @@ class HookedTrainer(Trainer):
         saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
         if found["missing_keys"]:
             raise checkpoints.CheckpointError(
-                f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; take another."
+                f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; choose another."
             )
         fsdp.load_weights(model, saved.state_dict())
 

@@ -1,7 +1,7 @@
-"""Record how a run is made, in `run.json`, and refuse to resume it as if it had been made in another way.
+"""Record how a run is made, in `run.json`, and refuse to resume it in a way that would falsify the record.
 
 `[record] -> training.base`. Curves and models are read long after their commands are forgotten. So the record says what
-they depend on, what has changed at each resuming, and never claims later settings for earlier steps.
+they depend on and what changed each time the run was resumed, and never claims later settings for earlier steps.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from ..runtime.faults import RunError
 
 FILE = "run.json"
 GROWS = ("max_steps", "num_train_epochs")  # a run may be made longer
-# Options that change how a run is watched, kept or computed, not what it learns. All others must stay as they were.
+# Options that change how a run is watched, saved or computed, not what it learns. All others must stay as they were.
 HARMLESS = ("output_dir", "run_name", "report_to", "disable_tqdm", "project", "debug", "push_to_hub")
 HARMLESS += ("load_best_model_at_end",)
 HARMLESS += ("local_rank", "memory", "reference", "use_cpu", "deepspeed", "fsdp", "skip_memory_metrics", "tf32")
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def of(trainer) -> dict:
-    """Say how a run is made: everything that its numbers depend on."""
+    """Return how a run is made: everything that its numbers depend on."""
     args, model = trainer.args, trainer.model
     asked = {"train": trainer.train_dataset.questions, "held_out": trainer.eval_dataset or ()}
     options = json.loads(args.to_json_string())  # tokens left out
@@ -60,7 +60,7 @@ def _questions(questions) -> dict:
 
 
 def _base(model: nn.Module) -> dict:
-    """Name the model that is trained, with a hash of its files where it lies in a folder, and of what learns in it."""
+    """Name the model to train, with a hash of its files, if they are in a folder, and one of what is trained in it."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = str(getattr(inner, "name_or_path", "") or "")
     shapes = [f"{name} {tuple(p.shape)} {p.requires_grad}" for name, p in model.named_parameters()]
@@ -69,17 +69,17 @@ def _base(model: nn.Module) -> dict:
 
 
 def resumed(now: Mapping, checkpoint: Path) -> dict:
-    """Continue the record of the run that a checkpoint belongs to; raises RunError where it was made in another way."""
+    """Continue the record of the run that a checkpoint belongs to; raises RunError if it was made differently."""
     try:
         then = json.loads((checkpoint.parent / FILE).read_text(encoding="utf-8"))
         options = then["options"]
     except (OSError, ValueError, KeyError, TypeError):
-        logger.warning("%s has no %s that can be read: how it was made is unknown.", checkpoint.parent, FILE)
+        logger.warning("%s has no readable %s: how it was made is unknown.", checkpoint.parent, FILE)
         return dict(now)
     if found := differences(then, now):
         raise RunError(
-            f"{checkpoint} was made in another way ({'; '.join(found)}); resume it as it was made, or start a run of "
-            "its own in another output_dir."
+            f"{checkpoint} was made differently ({'; '.join(found)}); resume it with its own settings, or start a new "
+            "run in another output_dir."
         )
     changed = {name: [options.get(name), new] for name, new in now["options"].items() if options.get(name) != new}
     before, after = then.get("environment", {}), now["environment"]
@@ -89,9 +89,9 @@ def resumed(now: Mapping, checkpoint: Path) -> dict:
 
 
 def differences(then: Mapping, now: Mapping) -> list[str]:
-    """List what makes two records those of different runs, as "name was this, now that".
+    """List the differences that make two records those of different runs, each as "name this, now that".
 
-    What one of them does not know, as an option of another release, is no difference.
+    What one of them does not know, such as an option of another release, does not count.
     """
     pairs = {name: (then.get(name), now.get(name)) for name in ("trainer", "rewards", "questions_per_step")}
     for part in ("train", "held_out"):

@@ -129,6 +129,6 @@ def test_runs_that_cannot_be_browsed_are_refused_in_a_sentence(runs, tmp_path):
     runs["GRPO"].write_text(json.dumps(B[0]) + "\n")
     shown = browser.browse(runs)
     shown.other.value, shown.pair.value = "GRPO", "only A"
-    assert "different questions never go into one table" in shown.page.value
+    assert "different questions never share a table" in shown.page.value
     shown.tags.cause.value = "misheard"
     assert not causes.tags_path(runs["base"]).exists(), "no question is on the card"

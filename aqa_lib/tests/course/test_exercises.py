@@ -186,7 +186,9 @@ def test_every_exercise_has_a_right_and_a_wrong_answer_here():
     assert every == {(notebook, n) for notebook, n, _ in RIGHT_ANSWERS} == {case[:2] for case in WRONG_ANSWERS}
 
 
-@pytest.mark.parametrize("empty", [..., lambda *given, **columns: None, lambda *given, **columns: ...])
+@pytest.mark.parametrize(
+    "empty", [..., [...], (..., ...), lambda *given, **columns: None, lambda *given, **columns: ...]
+)
 def test_what_the_notebook_came_with_is_not_tried_yet(capsys, empty):
     check, hint = exercises.of("02")
     check(1, empty)

@@ -23,8 +23,10 @@ def master(request, monkeypatch):
 
 
 def learn(adamw, dtype, steps=500):
-    """Take steps at lr 1e-6 on weights of a usual size, with gradients that are a third signal; return the optimizer,
-    the weights, and what they moved by."""
+    """Take steps at lr 1e-6 on weights of a usual size, with gradients that are one third signal.
+
+    Returns the optimizer, the weights, and how far they moved.
+    """
     draw = torch.Generator().manual_seed(0)
     start = (torch.randn(256, 64, generator=draw) * 0.02).bfloat16().to(DEVICE)
     signal = torch.randn(256, 64, generator=draw)

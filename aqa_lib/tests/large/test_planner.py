@@ -128,8 +128,7 @@ def test_a_pass_takes_what_is_planned(model, processor, questions):
 
 
 def test_the_report_fits_one_card(full, tmp_path):
-    """16 questions x 8 answers, prompts of 780 tokens and answers of 256, all weights trained, in 78 GB; and what
-    larger cards allow."""
+    """16 questions x 8 answers of 256 tokens, prompts of 780, all weights trained, in 78 GB; and what more allows."""
     args = step(tmp_path)
     work = Work.of(args, full)
     assert (work.prompt, work.answer, work.questions, work.generations) == (780, 256, 16, 8)

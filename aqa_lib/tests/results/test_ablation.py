@@ -38,14 +38,14 @@ def test_the_test_is_measured(files):
     assert np.isnan(base["accuracy over seeds (%)"][0])
     assert two["replies in the form asked for (%)"][0] == pytest.approx(100 * 39 / 40)
     assert three["replies in the form asked for (%)"][0] == pytest.approx(100 * 35 / 40)
-    assert three["replies cut at the longest length (%)"][0] == pytest.approx(100 * 5 / 40)
-    assert two["replies cut at the longest length (%)"][0] == 0
+    assert three["replies cut off at the maximum length (%)"][0] == pytest.approx(100 * 5 / 40)
+    assert two["replies cut off at the maximum length (%)"][0] == 0
     assert np.isnan(two["thought (words)"][0])
     assert three["thought (words)"][0] == pytest.approx((20 * 5 + 5 * 7 + 10 + 5 * 6) / 40)
     assert three["thought names the answer given (%)"][0] == pytest.approx(100 * 20 / 35)
     assert three["thought names it and no other choice (%)"][0] == pytest.approx(100 * 20 / 35)
     assert three["thought names only other choices (%)"][0] == pytest.approx(100 * 5 / 35)
-    assert two["time a question (s)"][0] == pytest.approx(0.2)
+    assert two["time per question (s)"][0] == pytest.approx(0.2)
     low, high = three["thought names the answer given (%)"][1:]
     assert 35 < low < 100 * 20 / 35 < high < 80
 

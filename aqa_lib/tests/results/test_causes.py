@@ -57,10 +57,10 @@ def test_tags_survive_and_are_taken_back(path):
     ("content", "told"),
     [
         ('{"a": {"cause": "mis', "not valid JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"a": {"cause": "misheard"}}', "'a' has no note"),
-        ('{"a": {"cause": "bad luck", "note": ""}}', "no cause of misheard"),
-        ('{"a": {"cause": ["misheard"], "note": ""}}', "no cause of misheard"),
+        ('{"a": {"cause": "bad luck", "note": ""}}', "its cause is none of misheard"),
+        ('{"a": {"cause": ["misheard"], "note": ""}}', "its cause is none of misheard"),
     ],
 )
 def test_a_broken_file_of_tags_is_named_and_kept(path, content, told):

@@ -38,7 +38,7 @@ def test_single_runs_are_compared_by_mcnemar_with_holm():
     assert made.n == N and made.recipes[0].over_questions == pytest.approx((50, 43.13, 56.87), abs=0.01)
     text = made.markdown()
     assert "| c - b | +24.5 [+18.5, +30.5] |" in text and "| yes |" in text
-    assert "One seed only, so nothing is known of other trainings: a, b, c." in text
+    assert "One seed only, so nothing is known about other seeds: a, b, c." in text
     assert json.dumps(made.to_dict(), allow_nan=False)
 
 
@@ -81,7 +81,7 @@ def test_files_of_one_name_are_told_apart():
 def test_different_questions_and_versions_are_refused():
     a, b = run("a.jsonl", 1), run("b.jsonl", 1)
     b.rows[0] |= {"question": "Which?"}
-    with pytest.raises(PredictionsError, match=r"a.jsonl is on unknown data \(.*never go into one table"):
+    with pytest.raises(PredictionsError, match=r"a.jsonl is on unknown data \(.*never share a table"):
         comparison.compare([a, b])
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_compared_is_refused():
     for row in withheld.rows:
         row["answer"] = ""
     twice.rows[1]["id"] = "0"
-    for bad, fault in [(withheld, "answers are withheld"), (twice, "ids stand twice")]:
+    for bad, fault in [(withheld, "answers are withheld"), (twice, "ids occur twice")]:
         with pytest.raises(PredictionsError, match=fault):
             comparison.compare([bad, bad])
     same = run("a.jsonl", 3, "grpo", 1)
@@ -133,5 +133,5 @@ def test_controls_stand_beside_their_run(tmp_path):
     assert "| silent | 45.0 [38.3, 51.9] | +30.0 [+2" in text and " | 30.0 [24.1, 36.7] |" in text
     assert "| text-only | not run | | |" in text
     write(control_path(path, "silent"), run("s", 90, "grpo", 0, audio="silent", weights="v", questions="q"))
-    with pytest.raises(PredictionsError, match=r"p.silent.jsonl: is no control of .*\(weights differ\)"):
+    with pytest.raises(PredictionsError, match=r"p.silent.jsonl: is not a control of .*\(weights differ\)"):
         comparison.controls(path)

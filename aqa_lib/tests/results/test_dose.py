@@ -96,7 +96,7 @@ def test_a_cut_line_is_left_out_and_a_broken_one_is_refused(tmp_path):
     file.write_text('{"a": 1}\n{"a"')
     assert dose.read(file) == [{"a": 1}]
     file.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(AqaError, match=r"dose.jsonl: holds a line that is not JSON; move the file away"):
+    with pytest.raises(AqaError, match=r"dose.jsonl: has a line that is not JSON; move the file away"):
         dose.read(file)
 
 

@@ -1,5 +1,4 @@
-"""The official rule on awkward replies, with verdicts derived by hand, and on every choice of both
-Test-minis."""
+"""The official rule on awkward replies, with verdicts derived by hand, and on every choice of both Test-minis."""
 
 import json
 from pathlib import Path
@@ -134,10 +133,11 @@ def test_reference_lines(version, first, uniform, by_rule):
 @needs_files
 @pytest.mark.parametrize(("version", "equal_sets", "twice", "taken"), [(mmau.OLD, 29, 20, 6), (mmau.NEW, 41, 27, 12)])
 def test_every_choice_of_every_question(version, equal_sets, twice, taken):
-    """The answer is always right. A wrong choice is right by the rule where its words are the answer's, or
-    where
-    it holds the answer's and no others that are not elsewhere: by hand, 6 pairs of the old version, 12 of the
-    new."""
+    """The answer is always right, and so are a few wrong choices.
+
+    The rule takes one for right if its words are the answer's, or if it holds the answer's and no others that
+    are not elsewhere: by hand, 6 pairs of the old version, 12 of the new.
+    """
     rows, taken_wrongly = load(version), []
     assert len(rows) == 1000
     assert sum(len({mmau.words(c) for c in row["choices"]}) < len(row["choices"]) for row in rows) == equal_sets

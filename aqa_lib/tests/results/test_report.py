@@ -151,7 +151,7 @@ def test_other_runs_get_rows_of_their_own_and_controls_none(tmp_path):
 
 
 def test_sources_that_are_none(tmp_path):
-    with pytest.raises(PredictionsError, match="nowhere: no folder and no predictions with a record"):
+    with pytest.raises(PredictionsError, match="nowhere: neither a folder nor a predictions file"):
         report.gather([tmp_path / "nowhere"])
     assert report.gather([tmp_path]) == []
 
@@ -215,7 +215,7 @@ def test_score_takes_somebody_elses_file_and_the_questions(tmp_path, capsys):
     assert "| **all** | 4 | **50.0 [15.0, 85.0]** | **0.0 [0.0, 49.0]** |" in text
     assert "Note: 2 of 4 questions have no prediction; they count as wrong." in text
     assert [row["model_output"] for row in json.loads(official.read_text())] == ["a dog", "a dog", "", ""]
-    with pytest.raises(ValueError, match="predicts '3', which is none of the questions"):
+    with pytest.raises(ValueError, match="predicts '3', which is not one of the questions"):
         (tmp_path / "q.json").write_text(json.dumps(questions[:3]))
         (tmp_path / "p.json").write_text(json.dumps([questions[3] | {"model_output": "dog"}]))
         command("score", tmp_path / "p.json", "--questions", tmp_path / "q.json")

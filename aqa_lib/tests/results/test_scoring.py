@@ -53,7 +53,7 @@ def test_every_rule_by_hand():
     assert "sub-category" not in report.by
     assert report.notes == (
         "1 of 7 questions have no prediction; they count as wrong.",
-        "2 predictions hold no words; they count as wrong.",
+        "2 predictions contain no words; they count as wrong.",
     )
     assert report.data.startswith("unknown data (")
     assert scoring.score(ROWS[:2]).notes == ()
@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_counts_what_it_did_not_reach_as_wrong():
     report = scoring.score(Predictions("p.jsonl", ROWS, meta))
     assert report.n == 18 and report.official.n == 18
     assert {k: v["strict"].n for k, v in report.by["task"].items()} == {"music": 10, "sound": 5, "speech": 3}
-    assert report.notes[0] == "11 of 18 questions were not reached: the run is not finished, run it again."
+    assert report.notes[0] == "11 of 18 questions were not reached: the run is not finished; run it again."
     assert report.notes[1] == "12 of 18 questions have no prediction; they count as wrong."
 
 
@@ -110,8 +110,7 @@ def test_unknown_rule():
 @needs_files
 @pytest.mark.parametrize("version", [mmau.OLD, mmau.NEW])
 def test_both_test_minis_go_the_whole_way(tmp_path, version):
-    """Read the file, answer with the first choice in tags, write the official form, score both: the known
-    line."""
+    """Read the file, answer with the first choice in tags, write the official form, score both: the known line."""
     name = {mmau.OLD: "mmau-test-mini-2025-03-25.json", mmau.NEW: "mmau-test-mini-v05.15.25.json"}[version]
     questions = dataset.read_mmau(SHARED / name, check_audio=False)
     rows = [
@@ -147,7 +146,7 @@ def test_the_questions_given_decide_what_is_right():
     flattering = Predictions("p", [row(i, "cat", answer="cat") for i in range(4)])
     assert scoring.score(flattering).strict.percent == 100
     with pytest.raises(
-        PredictionsError, match="^p: 4 of 4 rows are on other questions .* '0' has another answer: score"
+        PredictionsError, match="^p: 4 of 4 rows do not match the questions given; .0. has a different answer: score"
     ):
         scoring.complete(flattering, asked())
     silent = Predictions("p", [row(i, "cat", answer="") for i in range(3)])
@@ -167,7 +166,7 @@ def test_the_questions_given_decide_what_is_right():
 )
 def test_a_row_that_disagrees_with_its_question_is_refused(other, what):
     rows = [row(0, "dog"), row(1, "dog") | other]
-    with pytest.raises(PredictionsError, match=f"1 of 2 rows are on other questions .* '1' has another {what}"):
+    with pytest.raises(PredictionsError, match=f"1 of 2 rows do not match .* .1. has a different {what}"):
         scoring.complete(Predictions("p", rows), asked())
     shuffled = [row(0, "dog") | {"choices": ["cat", "dog"], "question": " What? "}]
     assert scoring.complete(Predictions("p", shuffled), asked()).rows[0]["choices"] == ["dog", "cat"]
@@ -176,5 +175,5 @@ def test_a_row_that_disagrees_with_its_question_is_refused(other, what):
 def test_a_row_that_stands_twice_does_not_count_twice():
     twice = Predictions("p", [row(0, "dog"), row(1, "cat"), row(0, "dog")])
     for refused in (lambda: scoring.score(twice), lambda: scoring.complete(twice, asked())):
-        with pytest.raises(PredictionsError, match="p: 1 ids stand more than once, '0' among them; keep one row"):
+        with pytest.raises(PredictionsError, match="p: 1 ids occur more than once, '0' among them; keep one row"):
             refused()

@@ -26,7 +26,7 @@ def test_the_width_that_the_facts_name(n, half):
 
 @pytest.mark.parametrize(("right", "n"), [(1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_what_is_no_count(right, n):
-    with pytest.raises(ValueError, match="no count of answers"):
+    with pytest.raises(ValueError, match="not a count of answers"):
         stats.wilson(right, n)
 
 

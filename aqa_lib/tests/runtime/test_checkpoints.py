@@ -9,8 +9,10 @@ import shutil
 import pytest
 import torch
 
+from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.runtime import checkpoints
 from aqa_lib.runtime.checkpoints import CheckpointError
+from aqa_lib.tests.helpers import config, length_reward
 
 
 def write(run, step, content="weights"):
@@ -131,7 +133,7 @@ def test_one_damaged_line_of_completions_does_not_block_resuming(train, tmp_path
     path.write_bytes(lines[0] + b'{"step": \xff\n[]\n' + lines[1])
     train(resume=True, max_steps=3, **SAVED)
     assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [0, 1, 2]
-    assert "completions.jsonl: 2 of 4 lines are damaged, and dropped" in capsys.readouterr().out
+    assert "completions.jsonl: 2 of 4 lines are damaged and were dropped" in capsys.readouterr().out
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
@@ -183,8 +185,10 @@ def test_no_pickle_in_a_checkpoint_runs(train, questions, tmp_path, monkeypatch,
     assert not (tmp_path / "hostile").exists()
 
 
-def test_tokens_are_not_saved(train, tmp_path):
-    train(save_strategy="steps", save_steps=1, max_steps=1, hub_token="hf_secret_of_mine")
+def test_tokens_are_not_saved(model, processor, questions, tmp_path):
+    args = config(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    args.hub_token = "hf_secret_of_mine"
+    GRPOTrainer(model, processor, [length_reward], args, questions).train()
     options = json.loads((tmp_path / "checkpoint-1" / "training_args.json").read_text())
     assert options["learning_rate"] == 1e-3 and options["hub_token"] == "<HUB_TOKEN>"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret_of_mine" in path.read_bytes()]

@@ -9,7 +9,7 @@ from aqa_lib.model import ModelError, check_model, load
 from aqa_lib.runtime.errors import AqaError
 from aqa_lib.runtime.faults import RunError
 from aqa_lib.sft import SFTConfig
-from aqa_lib.training.checks import refuse_not_finite
+from aqa_lib.training.refusals import refuse_not_finite
 
 BAD = [float("nan"), float("inf")]
 
@@ -75,7 +75,7 @@ def test_a_reward_that_is_no_number_is_named(train, value):
     def odd(prompts, completions, **columns):
         return [value, *[1.0] * (len(completions) - 1)]
 
-    with pytest.raises(AqaError, match=rf"reward odd .*it gave {value}: give finite numbers, and None"):
+    with pytest.raises(AqaError, match=rf"reward odd .*it returned {value}: return finite numbers, or None"):
         train(rewards=[odd], max_steps=1)
 
 

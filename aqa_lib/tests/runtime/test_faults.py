@@ -256,7 +256,7 @@ def test_a_clip_that_is_never_ready_does_not_hang_an_evaluation():
             "aqa_lib.rollout.sample",
             "lower per_device_train_batch_size from 4 to 2 and raise gradient_accumulation_steps",
         ),
-        ("aqa_lib.grpo.grpo_loss", "lower max_tokens_per_forward from 8192 to 4096, which learns the same; if that"),
+        ("aqa_lib.grpo.grpo_loss", "lower max_tokens_per_forward from 8192 to 4096, with the same result; if that"),
         ("torch.optim.AdamW.step", "weights, gradients and optimizer do not fit"),
         ("aqa_lib.evaluation.inputs.collate", "lower the evaluation's batch size from 32 to 16"),
     ],

@@ -54,7 +54,7 @@ def test_what_would_change_the_result_is_refused_by_name(begun, questions, tmp_p
         r"max_steps 1, now -1": {"max_steps": -1},
         r"temperature 1\.0, now 0\.5; top_p 1\.0, now 0\.9": {"temperature": 0.5, "top_p": 0.9},
     }.items():
-        with pytest.raises(RunError, match=f"checkpoint-1 was made in another way .*{name}.*start a run of its own"):
+        with pytest.raises(RunError, match=f"checkpoint-1 was made differently .*{name}.*start a new run"):
             begun(**options)
         assert (tmp_path / "run.json").read_bytes() == before
 
@@ -97,7 +97,7 @@ def test_another_base_of_the_same_name_is_refused(train, model, processor, tmp_p
 def test_a_run_without_a_record_is_resumed_with_a_warning(begun, tmp_path, caplog):
     (tmp_path / "run.json").write_text("{")
     begun(seed=7)
-    assert "has no run.json that can be read: how it was made is unknown" in caplog.text
+    assert "has no readable run.json: how it was made is unknown" in caplog.text
 
 
 def test_an_option_that_one_release_does_not_know_is_no_difference():
