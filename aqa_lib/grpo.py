@@ -26,14 +26,17 @@ from .inputs import Prompts, Rollouts
 from .large import reference
 from .large.planner import FORWARD
 from .logps import completion_logps
-from .loss import LOSS_TYPES, SCALES, group_advantages, grpo_loss
+from .loss import BASELINES, LEVELS, LOSS_TYPES, SCALES, group_advantages, grpo_loss
 from .rollout import RolloutEngine, decode
 from .runtime import distributed, faults
 from .runtime.errors import AqaError
+from .training import dynamic
 from .training.base import QuestionTrainer
 from .training.checks import fit_machine
 from .training.data import Examples, as_row
 from .training.hf_trainer import recompute_activations
+
+WHOLE_STEP = ("dapo", "cispo")  # losses that are a mean over all tokens of a step
 
 
 @dataclass
@@ -76,11 +79,32 @@ class GRPOConfig(TrainingArguments):
         },
     )
     epsilon: float = field(default=0.2, metadata={"help": "Clip the probability ratio to 1 -+ epsilon."})
-    epsilon_high: float | None = field(default=None, metadata={"help": "Upper clip, if it differs from epsilon."})
+    epsilon_high: float | None = field(
+        default=None,
+        metadata={"help": "Upper clip, where it differs from epsilon (clip-higher: 0.28); cispo's largest ratio."},
+    )
     num_iterations: int = field(default=1, metadata={"help": "Optimizer steps on each batch of answers (mu)."})
     loss_type: str = field(default="grpo", metadata={"help": f"One of {', '.join(LOSS_TYPES)}; the paper's is grpo."})
+    importance_sampling_level: str = field(
+        default="token", metadata={"help": "A probability ratio for every token, or one for the sequence (GSPO)."}
+    )
+    baseline: str = field(
+        default="group",
+        metadata={
+            "help": "What is subtracted from a reward: the mean of its group, of the group's other answers "
+            "(leave_one_out, RLOO's), or of the batch (REINFORCE's)."
+        },
+    )
     scale_rewards: str = field(
-        default="group", metadata={"help": "Divide advantages by their group's deviation: group or none."}
+        default="group", metadata={"help": "Divide advantages by the deviation of their group or batch, or by none."}
+    )
+    dynamic_sampling: int = field(
+        default=0,
+        metadata={"help": "Replace questions whose answers are all rewarded alike by others, at most so many times."},
+    )
+    min_entropy: float = field(
+        default=0.0,
+        metadata={"help": "Stop, with a checkpoint, when the answers' entropy (nats a token) falls below this."},
     )
     mask_truncated_completions: bool = field(
         default=False,
@@ -143,8 +167,14 @@ class GRPOConfig(TrainingArguments):
     def __post_init__(self):
         fit_machine(self)
         super().__post_init__()
-        losses, places = ", ".join(LOSS_TYPES), ", ".join(reference.PLACES)
-        dapo = "; for DAPO's mean over all tokens of a step, bnpo with gradient_accumulation_steps 1"
+        places = ", ".join(reference.PLACES)
+        dials = {"loss_type": LOSS_TYPES, "importance_sampling_level": LEVELS}
+        dials |= {"baseline": BASELINES, "scale_rewards": SCALES}
+        dials = {name: (getattr(self, name), known) for name, known in dials.items()}
+        whole_step = self.loss_type in WHOLE_STEP and self.gradient_accumulation_steps > 1
+        all_tokens = f"loss_type {self.loss_type} is a mean over all tokens of a step: set gradient_accumulation_steps "
+        cispo_alone = self.loss_type == "cispo" and (self.epsilon_high or 0) < 1
+        apart = self.baseline == "batch" and self.scale_rewards == "group"
         in_use = "with num_iterations above 1, save by steps, at a multiple of it: answers in use are not saved."
         saves_between = self.save_strategy != "steps" or self.save_steps % max(self.num_iterations, 1)
         counts = ("max_tokens_per_forward", "logits_chunk_size", "num_iterations", "max_completion_length")
@@ -152,8 +182,17 @@ class GRPOConfig(TrainingArguments):
         for wrong, sentence in [
             *((value is not None and value < 1, f"{name} must be at least 1.") for name, value in counts.items()),
             (self.num_generations < 2, "num_generations must be at least 2: a group of one has no better answer."),
-            (self.loss_type not in LOSS_TYPES, f"loss_type {self.loss_type!r} is unknown; choose {losses}{dapo}."),
-            (self.scale_rewards not in SCALES, f"scale_rewards {self.scale_rewards!r}: choose {' or '.join(SCALES)}."),
+            *((v not in known, f"{k} {v!r} is unknown; choose {', '.join(known)}.") for k, (v, known) in dials.items()),
+            (whole_step, all_tokens + "to 1, or take bnpo, whose mean is over the tokens of one batch."),
+            (cispo_alone, "loss_type cispo needs epsilon_high, the largest ratio, of at least 1; its authors take 5."),
+            (
+                self.importance_sampling_level == "sequence" and self.loss_type != "grpo",
+                f"importance_sampling_level sequence goes with loss_type grpo: {self.loss_type} sums over tokens.",
+            ),
+            (apart, "baseline batch needs scale_rewards batch or none: a group that agrees has no deviation."),
+            (self.dynamic_sampling < 0, "dynamic_sampling must not be negative."),
+            (self.dynamic_sampling and self.world_size > 1, "dynamic_sampling works in one process only; set it to 0."),
+            (self.min_entropy < 0, "min_entropy must not be negative."),
             (self.reference not in reference.PLACES, f"reference {self.reference!r} is unknown; choose {places}."),
             (self.temperature <= 0, "temperature must be above 0: greedy answers are all the same."),
             (self.beta < 0, "beta must not be negative: it would reward distance from the reference."),
@@ -264,14 +303,12 @@ class GRPOTrainer(QuestionTrainer):
     def _gather_experience(self, model: nn.Module, questions: Sequence[Question], prompts: Prompts) -> Experience:
         """Sample a group of answers to each question, reward them, and turn the rewards into advantages."""
         args = self.args
-        rollouts = self._sample_answers(questions, prompts)
-        texts = decode(self.processing_class, rollouts)
-        rewards = self._score(questions, texts, rollouts)  # (B, G)
-        # Equal rewards may differ in their last bit, which dividing by a deviation of nearly 0 would blow up.
-        deviates = rewards.std(1, keepdim=True) > 1e-6
-        advantages = group_advantages(rewards, args.scale_rewards) * deviates
+        answered = self._answer(questions, prompts)
+        for turn in range(1, args.dynamic_sampling + 1):
+            answered = self._replace_agreeing(answered, turn)
+        rollouts = answered.rollouts
         loss_mask = rollouts.mask & rollouts.ended[..., None] if args.mask_truncated_completions else rollouts.mask
-        experience = Experience(rollouts, advantages, loss_mask, self._record(questions, texts, rewards, rollouts))
+        experience = Experience(rollouts, self._advantages(answered.rewards), loss_mask, self._record(answered))
         if args.num_iterations > 1:
             experience.old_logps = self._logps(model, rollouts)
         if args.beta:
@@ -280,10 +317,39 @@ class GRPOTrainer(QuestionTrainer):
                 experience.ref_logps = self._logps(self.ref_model or model, rollouts)
         return experience
 
-    def _sample_answers(self, questions: Sequence[Question], prompts: Prompts) -> Rollouts:
-        args, start = self.args, time.perf_counter()
+    def _answer(self, questions: Sequence[Question], prompts: Prompts, turn: int = 0) -> dynamic.Answered:
+        rollouts = self._sample_answers(questions, prompts, turn)
+        texts = decode(self.processing_class, rollouts)
+        return dynamic.Answered(list(questions), rollouts, texts, self._score(questions, texts, rollouts))
+
+    def _replace_agreeing(self, answered: dynamic.Answered, turn: int) -> dynamic.Answered:
+        """Ask other questions in place of those whose answers are all rewarded alike."""
+        agree, data = answered.agree, self.train_dataset
+        ids = {question.id for question in answered.questions}
+        taken = {index for index, question in enumerate(data.questions) if question.id in ids}
+        chosen = dynamic.others(len(data), taken, len(agree), self._seed(turn)) if agree else []
+        self.means.add("dynamic_sampling/replaced", len(chosen))
+        if not chosen:
+            return answered
+        batch = data.collate([data[index] for index in chosen])
+        self.means.clips_cut += batch["cut"]
+        with self.accelerator.autocast():
+            prompts = self.audio_cache(batch["questions"], batch["prompts"].to(self.args.device))
+        others = self._answer(batch["questions"], prompts, turn)
+        return answered.replace(agree, others)
+
+    def _advantages(self, rewards: Tensor) -> Tensor:
+        """Compare rewards, (B, G), each with its group's, or with the rewards of all ranks."""
+        everyone = torch.cat(distributed.gather(rewards.cpu()))
+        advantages = group_advantages(everyone, self.args.scale_rewards, self.args.baseline)
+        return advantages.split(len(rewards))[distributed.rank_and_world_size()[0]].to(rewards.device)
+
+    def _seed(self, turn: int) -> list[int]:
         rank, world_size = distributed.rank_and_world_size()  # so that ranks together sample what one alone would
-        keys = [args.seed, self.state.global_step, self._index * world_size + rank, 0]
+        return [self.args.seed, self.state.global_step, self._index * world_size + rank, turn]
+
+    def _sample_answers(self, questions: Sequence[Question], prompts: Prompts, turn: int = 0) -> Rollouts:
+        args, start = self.args, time.perf_counter()
         with self.accelerator.autocast():
             rollouts = self.engine.generate(
                 prompts,
@@ -292,10 +358,12 @@ class GRPOTrainer(QuestionTrainer):
                 temperature=args.temperature,
                 top_k=args.top_k,
                 top_p=args.top_p,
-                seed=int(np.random.SeedSequence(keys).generate_state(1)[0]),
+                seed=int(np.random.SeedSequence(self._seed(turn)).generate_state(1)[0]),
                 questions=questions,
             )
         self.means.add("rollout_time", time.perf_counter() - start)
+        tokens = int(prompts.attention_mask.sum() + rollouts.mask.sum())
+        self.state.num_input_tokens_seen += sum(distributed.gather(tokens))
         return rollouts
 
     def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
@@ -335,7 +403,7 @@ class GRPOTrainer(QuestionTrainer):
     def _backward(self, model: nn.Module, experience: Experience) -> Tensor:
         """Back-propagate a batch's loss in micro-batches, and return it."""
         args, mask = self.args, experience.loss_mask
-        sizes = {"num_completions": mask[..., 0].numel(), "num_tokens": int(mask.sum()) or 1}  # of the whole batch
+        sizes = {"num_completions": mask[..., 0].numel(), "num_tokens": self._num_tokens(mask)}  # of the whole batch
         # If beta is 0, a group without deviation has a loss and a gradient of exactly zero.
         kept = range(len(mask)) if args.beta else experience.advantages.any(1).nonzero().flatten().tolist()
         batches = self._micro_batches(experience.rollouts, kept, args.max_tokens_per_forward, args.checkpoint_above)
@@ -356,6 +424,13 @@ class GRPOTrainer(QuestionTrainer):
             self.means.add(name, float(value) / tokens)
         return loss
 
+    def _num_tokens(self, mask: Tensor) -> float:
+        """Count a batch's tokens; where the loss is a mean over all ranks' tokens, a rank's mean share of them."""
+        ranks = [int(mask.sum())]
+        if self.args.loss_type in WHOLE_STEP:
+            ranks = distributed.gather(ranks[0])
+        return sum(ranks) / len(ranks) or 1
+
     def _loss(self, model: nn.Module, part: Experience, **sizes: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute a micro-batch's part of the loss and of the metrics. sizes: of the whole batch."""
         args = self.args
@@ -371,6 +446,7 @@ class GRPOTrainer(QuestionTrainer):
             epsilon=args.epsilon,
             epsilon_high=args.epsilon_high,
             loss_type=args.loss_type,
+            importance_sampling_level=args.importance_sampling_level,
             max_completion_length=args.max_completion_length,
             **sizes,
         )
@@ -410,16 +486,15 @@ class GRPOTrainer(QuestionTrainer):
 
     # -- what a reader of the run sees ----------------------------------------------------------------------------
 
-    def _record(
-        self, questions: Sequence[Question], texts: list[list[str]], rewards: Tensor, rollouts: Rollouts
-    ) -> list[dict]:
+    def _record(self, answered: dynamic.Answered) -> list[dict]:
         """Keep the metrics of a batch of answers, under TRL's names; return the answers in readable form."""
+        rollouts, rewards = answered.rollouts, answered.rewards
         lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
         deviation = rewards.std(1)
         values = {
             "reward": rewards.mean(),
             "reward_std": deviation.mean(),  # within groups, as in the paper's curves
-            "frac_reward_zero_std": (deviation <= 1e-6).float().mean(),
+            "frac_reward_zero_std": (deviation <= dynamic.EQUAL).float().mean(),
             "completions/mean_length": lengths.mean(),
             "completions/min_length": lengths.min(),
             "completions/max_length": lengths.max(),
@@ -428,11 +503,9 @@ class GRPOTrainer(QuestionTrainer):
         }
         for name, value in values.items():
             self.means.add(name, value)
-        tokens = int(rollouts.prompts.attention_mask.sum() + lengths.sum())
-        self.state.num_input_tokens_seen += sum(distributed.gather(tokens))
         rows = [
             as_row(question) | {"completions": group, "rewards": values}
-            for question, group, values in zip(questions, texts, rewards.tolist(), strict=True)
+            for question, group, values in zip(answered.questions, answered.texts, rewards.tolist(), strict=True)
         ]
         self._sample = {"step": self.state.global_step} | rows[0]
         return rows
@@ -440,6 +513,9 @@ class GRPOTrainer(QuestionTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and show one sampled answer; its whole group goes to `completions.jsonl`."""
         super().log(logs, start_time)
+        if (left := self.state.log_history[-1].get("entropy", torch.inf)) < self.args.min_entropy:
+            self.control.should_save = self.control.should_training_stop = True
+            tqdm.write(f"step {self.state.global_step}: stopped, the answers' entropy {left:.2g} is below min_entropy.")
         if self.state.log_history[-1].get("completions/max_length") == 1.0:  # the end token
             tqdm.write(f"step {self.state.global_step}: all answers since the last log are empty; is the model dead?")
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():

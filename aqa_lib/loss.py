@@ -7,25 +7,34 @@ be read, and tested against TRL's, without a model.
 import torch
 from torch import Tensor
 
-SCALES = ("group", "none")  # what advantages are divided by
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo")
+BASELINES = ("group", "leave_one_out", "batch")  # whose mean reward is subtracted
+SCALES = ("group", "batch", "none")  # whose deviation the difference is divided by
+LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo", "cispo")
+LEVELS = ("token", "sequence")  # of the importance ratio
 
 
-def group_advantages(rewards: Tensor, scale_rewards: str = "group") -> Tensor:
-    """Centre each group's rewards, and divide them by the group's deviation.
+def group_advantages(rewards: Tensor, scale_rewards: str = "group", baseline: str = "group") -> Tensor:
+    """Subtract a baseline from each answer's reward, and divide by a deviation.
 
-    rewards: (B, G), any unit. Returns (B, G). `scale_rewards="none"` leaves out the division (Dr. GRPO).
-    Source: GRPO, DeepSeekMath eq. 3; the paper divides by std + 1e-4 with the unbiased std.
+    rewards: (B, G), any unit. Returns (B, G). baseline: the mean of the answer's "group" (GRPO), of the group's other
+    answers, "leave_one_out" (RLOO), or of the whole "batch" (REINFORCE). scale_rewards: the deviation of the "group",
+    of the whole "batch", or "none" (Dr. GRPO, RLOO). Where rewards are compared within groups, a group whose rewards
+    agree has advantages of exactly zero.
+    Source: GRPO, DeepSeekMath eq. 3; the paper divides by std + 1e-4 with the unbiased std. RLOO, arXiv 2402.14740.
 
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
     tensor([[ 0.8659,  0.8659, -0.8659, -0.8659]])
     """
-    if scale_rewards not in SCALES:
-        raise ValueError(f"scale_rewards={scale_rewards!r} is unknown; choose {' or '.join(SCALES)}.")
-    centred = rewards - rewards.mean(1, keepdim=True)
+    _known(scale_rewards=(scale_rewards, SCALES), baseline=(baseline, BASELINES))
+    group, deviation = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
+    centred = rewards - (rewards.mean() if baseline == "batch" else group)
+    if baseline != "batch":  # equal rewards may differ in their last bit, which a deviation of nearly 0 would blow up
+        centred = centred * (deviation > 1e-6)
+    if baseline == "leave_one_out":  # r - (sum - r) / (G - 1)
+        centred = centred * rewards.shape[1] / (rewards.shape[1] - 1)
     if scale_rewards == "none":
         return centred
-    return centred / (rewards.std(1, keepdim=True) + 1e-4)
+    return centred / ((rewards.std() if scale_rewards == "batch" else deviation) + 1e-4)
 
 
 def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:
@@ -48,6 +57,7 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
     loss_type: str = "grpo",
+    importance_sampling_level: str = "token",
     max_completion_length: int | None = None,
     num_completions: float | None = None,
     num_tokens: float | None = None,
@@ -55,21 +65,29 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
     """Compute the clipped policy loss plus beta times the KL to the reference.
 
     logps, old_logps, ref_logps, mask: (..., C); advantages: (...), one for each answer. loss_type: "grpo" (the paper's:
-    mean over an answer's tokens, then over answers), "bnpo" (mean over all tokens; DAPO's, if a step is one batch),
-    "dr_grpo" (sum over `num_completions * max_completion_length`). num_completions, num_tokens: of the whole step,
-    if this call sees only part of it; the parts' losses then add up to the whole's, and so do the metrics. Returns
-    the loss and {"clip_ratio": how many tokens were clipped, "kl": the same mean of the KL, so that the loss is about
-    beta times it}.
-    Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476); names as in TRL.
+    mean over an answer's tokens, then over answers), "bnpo" and "dapo" (mean over all tokens), "dr_grpo" (sum over
+    `num_completions * max_completion_length`), or "cispo" (mean over all tokens of log-probabilities, weighted by
+    ratios of at most epsilon_high, so that no token is left out). importance_sampling_level: a ratio for every "token",
+    or one for the "sequence" (GSPO). num_completions, num_tokens: of the whole step, where this call sees only a part
+    of it; the parts' losses then add up to the whole's, and so do the metrics. Returns the loss and {"clip_ratio": how
+    many tokens were clipped, "kl": the same mean of the KL, so that the loss is about beta times it}.
+    Source: DeepSeekMath eq. 3; Dr. GRPO (arXiv 2503.20783); DAPO (2503.14476); CISPO (2506.13585); GSPO (2507.18071);
+    names as in TRL.
     """
-    if loss_type not in LOSS_TYPES:
-        raise ValueError(f"loss_type={loss_type!r} is unknown; choose from {', '.join(LOSS_TYPES)}.")
+    _known(loss_type=(loss_type, LOSS_TYPES), importance_sampling_level=(importance_sampling_level, LEVELS))
     advantages, mask = advantages[..., None], mask.float()
-    ratio = (logps - old_logps).exp()
-    high = epsilon if epsilon_high is None else epsilon_high
-    clipped = ratio.clamp(1 - epsilon, 1 + high)
-    per_token = -torch.min(ratio * advantages, clipped * advantages)
     lengths = mask.sum(-1).clamp(min=1)
+    log_ratio = logps - old_logps
+    if importance_sampling_level == "sequence":
+        log_ratio = ((log_ratio * mask).sum(-1) / lengths)[..., None]
+    ratio = log_ratio.exp()
+    high = epsilon if epsilon_high is None else epsilon_high
+    if loss_type == "cispo":
+        per_token = -ratio.clamp(max=high).detach() * advantages * logps
+        beyond = (ratio > high) & (advantages > 0)
+    else:
+        per_token = -torch.min(ratio * advantages, ratio.clamp(1 - epsilon, 1 + high) * advantages)
+        beyond = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
     num_completions = num_completions or lengths.numel()
 
     def mean(values: Tensor) -> Tensor:
@@ -79,10 +97,15 @@ def grpo_loss(  # noqa: PLR0913 (TRL's options by name)
             return (values * mask).sum() / (num_completions * max_completion_length)
         return (values * mask).sum() / (num_tokens or mask.sum().clamp(min=1))
 
-    beyond = ((ratio < 1 - epsilon) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
     metrics = {"clip_ratio": (beyond * mask).sum()}
     if beta:
         kl = kl_divergence(logps, ref_logps)
         metrics["kl"] = mean(kl.detach())
         per_token = per_token + beta * kl
     return mean(per_token), metrics
+
+
+def _known(**options: tuple[str, tuple[str, ...]]) -> None:
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(known)}.")

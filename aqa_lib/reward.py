@@ -15,7 +15,9 @@ import inspect
 import math
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 
 from .prompt import CLOSE, OPEN, extract_answer, matches
 from .runtime.errors import AqaError
@@ -57,6 +59,28 @@ def tagged_accuracy(prompts, completions, answer, choices=None, **columns) -> li
     """
     right = accuracy(prompts, completions, answer, choices)
     return [a * f for a, f in zip(right, format(prompts, completions), strict=True)]
+
+
+def majority(prompts, completions, id, choices, **columns) -> list[float]:
+    """Give 1 to answers that most of their group gives, else 0: a reward that needs no label.
+
+    id: the question's, one per completion, groups one after the other. A reply that names none of the choices has no
+    vote; of equally many votes the choice that came first wins. A group that is sure of a wrong answer is taught it.
+    Source: test-time reinforcement learning (TTRL, arXiv 2504.16084).
+
+    >>> majority(None, ["dog", "cat", "Dog.", "who knows"], ["q1"] * 4, [("dog", "cat")] * 4)
+    [1.0, 0.0, 1.0, 0.0]
+    """
+    said = [
+        next((choice for choice in among if matches(extract_answer(_text(c)), choice, among)), None)
+        for c, among in zip(completions, choices, strict=True)
+    ]
+    scores = []
+    for _, group in groupby(zip(id, said, strict=True), key=lambda pair: pair[0]):
+        votes = [choice for _, choice in group]
+        ((most, _),) = Counter(choice for choice in votes if choice is not None).most_common(1) or [(None, 0)]
+        scores += [float(choice is not None and choice == most) for choice in votes]
+    return scores
 
 
 def think_format(prompts, completions, **columns) -> list[float]:
@@ -183,7 +207,7 @@ def get(name: str) -> Callable[..., list[float]]:
     >>> get("accuracy") is accuracy
     True
     """
-    known = {reward.__name__: reward for reward in (*REWARDS, paper_accuracy)}
+    known = {reward.__name__: reward for reward in (*REWARDS, majority, paper_accuracy)}
     if name in known:
         return known[name]
     module, _, function = name.partition(":")

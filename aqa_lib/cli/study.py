@@ -1,4 +1,4 @@
-"""`study`: the paper's Qwen2-Audio rows, three seeds each; with --dose, the laboratory of wrong labels."""
+"""`study`: the paper's Qwen2-Audio rows, three seeds each; --dose and --methods are the laboratory's experiments."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -16,18 +16,24 @@ def add_arguments(parser: ArgumentParser) -> None:
     option("--train_options", default="", help="further options for every train and sft, as one string")
     option("--evaluate_options", default="", help="further options for every evaluate, as one string")
     option("--dose", action="store_true", help="measure accuracy against wrong labels, rates and budgets instead")
-    option("--report", action="store_true", help="with --dose: train nothing, report on the finished trials")
+    option(
+        "--methods", action="store_true", help="compare GSPO, CISPO, DAPO, RLOO ... and votes without labels instead"
+    )
+    option("--report", action="store_true", help="with either: train nothing, report on the finished trials")
 
 
 def run(args: Namespace) -> None:
-    from ..course import lab, study
+    from ..course import lab, methods, study
 
     options.quiet()
-    if args.report and not args.dose:
-        raise AqaError("--report goes with --dose; for the runs of a study, use `python -m aqa_lib report`.")
+    if args.dose and args.methods:
+        raise AqaError("--dose and --methods are two laboratories; run them one after the other.")
+    if args.report and not (args.dose or args.methods):
+        raise AqaError("--report goes with --dose or --methods; for a study, run python -m aqa_lib report.")
+    laboratory = methods if args.methods else lab
     if args.report:
-        lab.report(args.output)
-    elif args.dose:
-        lab.run_all(args.output, args.seeds, args.processes)
+        laboratory.report(args.output)
+    elif args.dose or args.methods:
+        laboratory.run_all(args.output, args.seeds, args.processes)
     else:
         study.run_study(args)

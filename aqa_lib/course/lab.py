@@ -12,8 +12,9 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -191,8 +192,8 @@ def aftermath(policy, processor, asked: recipes.Questions, style: int, n: int = 
     said = [(row["prediction"], question) for row, question in zip(rows, wrong, strict=True)]
     base, _ = recipes.policy()
     policy.eval()
-    own = _sample(policy, processor, [(q, prompt.messages(q, style)) for q in asked.test[:n]])
-    captions = _sample(base, processor, [(q, DESCRIBE) for q in asked.test[:n]])
+    own = sample(policy, processor, [(q, prompt.messages(q, style)) for q in asked.test[:n]])
+    captions = sample(base, processor, [(q, DESCRIBE) for q in asked.test[:n]])
     with torch.no_grad():
         new, old = (completion_logps(each, own)[0][own.mask] for each in (policy, base))
         after, before = (completion_logps(each, captions)[0][captions.mask] for each in (policy, base))
@@ -208,7 +209,7 @@ def aftermath(policy, processor, asked: recipes.Questions, style: int, n: int = 
 DESCRIBE = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Describe the audio."}]}]
 
 
-def _sample(policy, processor, asked: Sequence[tuple[Question, list[dict]]]) -> inputs.Rollouts:
+def sample(policy, processor, asked: Sequence[tuple[Question, list[dict]]]) -> inputs.Rollouts:
     """Reply to (question, messages) pairs, once each, at temperature 1."""
     examples = [inputs.encode(processor, messages, load(question.audio)) for question, messages in asked]
     prompts = inputs.collate(processor, examples).to(policy.device)
@@ -275,8 +276,11 @@ def complete(wanted: Sequence[Trial], file: str | Path, run: Callable[[Trial, Pa
         print(f"{trial.name}: {percent:.1f} % right, {row['seconds']} s", flush=True)
 
 
-def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> None:
-    """Run every trial that `dose.jsonl` in a folder lacks, in processes of one thread each, and report on all.
+@contextmanager
+def run_missing(
+    wanted: Sequence[Trial], file: Path, processes: int, run: Callable[[Trial, Path], dict] = run
+) -> Iterator[None]:
+    """Run the trials that a file lacks, in processes of one thread each, and hold the file's folder until the end.
 
     Raises AqaError at another scale than tiny, and LockError where another process is at it.
     """
@@ -285,14 +289,20 @@ def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> Non
     if processes < 1:
         raise AqaError(f"processes {processes}: give 1 or more.")
     synth.write(WORLD, relations={"Sound": 1.0})  # before the processes do, all at once
-    folder, wanted = Path(folder), trials(seeds)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locks.hold(folder / ".lock", str(folder)):
-        left = missing(wanted, dose.read(folder / "dose.jsonl"))
-        print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {folder}", flush=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(file.parent / ".lock", str(file.parent)):
+        left = missing(wanted, dose.read(file))
+        print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {file}", flush=True)
         with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            for done in [pool.submit(complete, [trial], folder / "dose.jsonl") for trial in left]:
+            for done in [pool.submit(complete, [trial], file, run) for trial in left]:
                 done.result()
+        yield
+
+
+def run_all(folder: str | Path, seeds: Sequence[int], processes: int = 2) -> None:
+    """Run every trial that `dose.jsonl` in a folder lacks (see `run_missing`), and report on all."""
+    folder = Path(folder)
+    with run_missing(trials(seeds), folder / "dose.jsonl", processes):
         if not (folder / "mechanism.json").exists():
             files.write_whole(folder / "mechanism.json", json.dumps(mechanism(), indent=1) + "\n")
     report(folder)

@@ -100,9 +100,9 @@ def points(rows: Sequence[dict], along: str, methods: Sequence[str] = ("sft", "s
         row = {along: f"{value:g}"}
         for method, found in curves.items():
             verdicts = found.get(value)
-            row[NAMES[method]] = "" if verdicts is None else f"{_interval(percent(verdicts))} ({len(verdicts)})"
+            row[NAMES[method]] = "" if verdicts is None else f"{interval(percent(verdicts))} ({len(verdicts)})"
         found = _difference(rows, ("grpo", "last"), ("sft", "last"), along, value)
-        row["GRPO - SFT"] = _interval(found, signed=True) if found else ""
+        row["GRPO - SFT"] = interval(found, signed=True) if found else ""
         found_rows.append(row)
     return found_rows
 
@@ -133,11 +133,11 @@ def repaired(rows: Sequence[dict]) -> list[dict]:
         if against is None:
             continue
         name = NAMES[method] + (", stopped early" if weights == "chosen" else "")
-        row = {"method": name, "right": _interval(percent(verdicts)), "seeds": len(verdicts)}
+        row = {"method": name, "right": interval(percent(verdicts)), "seeds": len(verdicts)}
         if method != "grpo":
             points, low, high = against
             verdict = "ties" if low <= 0 <= high else "wins" if low > 0 else "loses"
-            row |= {"minus GRPO": _interval((points, low, high), signed=True), "against GRPO": verdict}
+            row |= {"minus GRPO": interval((points, low, high), signed=True), "against GRPO": verdict}
         found_rows.append({key: row.get(key, "") for key in ("method", "right", "seeds", "minus GRPO", "against GRPO")})
     return found_rows
 
@@ -180,6 +180,6 @@ def table(rows: Sequence[Mapping]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row.values()))} |" for row in rows)])
 
 
-def _interval(values: Sequence[float], signed: bool = False) -> str:
+def interval(values: Sequence[float], signed: bool = False) -> str:
     mean, low, high = (f"{value:+.1f}" if signed else f"{value:.1f}" for value in values)
     return f"{mean} [{low}, {high}]"

@@ -102,6 +102,72 @@ def test_groups_without_deviation_are_left_out_and_nothing_changes(train, model,
         assert_close(found[0][name], found[1][name], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+        {"loss_type": "cispo", "epsilon_high": 5.0},
+        {"loss_type": "dapo", "epsilon_high": 0.28},
+        {"baseline": "leave_one_out", "scale_rewards": "none"},
+        {"baseline": "batch", "scale_rewards": "batch"},
+    ],
+)
+def test_every_method_learns(train, options):
+    trainer = train(max_steps=24, num_generations=8, num_iterations=2, beta=0.0, temperature=2.0, **options)
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert len(rewards) == 12 and sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 1
+
+
+def test_questions_whose_groups_agree_are_replaced_and_counted(model, processor, questions, tmp_path):
+    """Every answer to q0 is rewarded alike, and so is every one to q1 when it is asked first."""
+
+    def some(prompts, completions, id, **columns):
+        return [0.0 if name == "q0" else float(len(c[0]["content"])) for name, c in zip(id, completions, strict=True)]
+
+    found = {}
+    for turns in (0, 2):
+        options = {"per_device_train_batch_size": 2, "max_steps": 2, "seed": 1, "learning_rate": 0.0, "beta": 0.04}
+        args = config(tmp_path / str(turns), dynamic_sampling=turns, temperature=2.0, **options)
+        trainer = GRPOTrainer(model, processor, [some], args, questions)
+        record = trainer._record
+
+        def keep(answered, record=record, turns=turns):
+            found.setdefault(turns, []).append([question.id for question in answered.questions])
+            return record(answered)
+
+        trainer._record = keep
+        trainer.train()
+        log = [row for row in trainer.state.log_history if "loss" in row]
+        found[turns, "log"] = log
+    assert sorted(sum(found[0], [])) == ["q0", "q1", "q2", "q3"]  # an epoch
+    (step,) = [step for step, asked in enumerate(found[0]) if "q0" in asked]
+    place = found[0][step].index("q0")
+    replaced, partner = found[2][step][place], found[0][step][1 - place]
+    assert replaced not in ("q0", partner) and found[2][step][1 - place] == partner
+    assert found[2][1 - step] == found[0][1 - step]  # that step is left as it is
+    asked_again = [row["dynamic_sampling/replaced"] for row in found[2, "log"]]
+    assert asked_again[step] == 0.5 and asked_again[1 - step] == 0  # one in the first of two turns
+    assert "dynamic_sampling/replaced" not in found[0, "log"][0]
+    assert found[2, "log"][step]["frac_reward_zero_std"] == 0 < found[0, "log"][step]["frac_reward_zero_std"]
+    assert found[2, "log"][-1]["num_tokens"] > found[0, "log"][-1]["num_tokens"]
+
+
+def test_a_run_whose_answers_are_all_the_same_stops_with_a_checkpoint(train, tmp_path, capsys):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4, "beta": 0.0}
+    trainer = train(min_entropy=100.0, folder=tmp_path / "low", **options)
+    assert trainer.state.global_step == 1 and (tmp_path / "low" / "checkpoint-1").is_dir()
+    assert "is below min_entropy" in capsys.readouterr().out
+    assert train(min_entropy=1e-6, folder=tmp_path / "high", **options).state.global_step == 4
+
+
+def test_a_majority_teaches_without_labels(train, questions):
+    """Answers are the first choice or the second; the reward is what most of the group says."""
+    unknown = [replace(question, answer=question.choices[0]) for question in questions]
+    other = [replace(question, answer=question.choices[1]) for question in questions]
+    found = [train(rewards=["majority"], train_dataset=some, max_steps=1, beta=0.0) for some in (unknown, other)]
+    assert found[0].state.log_history[0]["reward"] == found[1].state.log_history[0]["reward"]
+
+
 def test_all_groups_alike_train_nothing(train, model):
     start = weights(model)
     trainer = train(rewards=[lambda prompts, completions, **columns: [1.0] * len(completions)], beta=0.0)
@@ -236,7 +302,15 @@ def test_an_epoch_has_its_own_order_in_every_process():
     [
         ({"num_generations": 1}, "num_generations must be at least 2"),
         ({"loss_type": "ppo"}, "loss_type 'ppo' is unknown"),
-        ({"scale_rewards": "batch"}, "group or none"),
+        ({"scale_rewards": "std"}, "scale_rewards 'std' is unknown; choose group, batch, none"),
+        ({"baseline": "value"}, "baseline 'value' is unknown; choose group, leave_one_out, batch"),
+        ({"baseline": "batch"}, "baseline batch needs scale_rewards batch or none"),
+        ({"importance_sampling_level": "word"}, "importance_sampling_level 'word' is unknown"),
+        ({"importance_sampling_level": "sequence", "loss_type": "dapo"}, "sequence goes with loss_type grpo"),
+        ({"loss_type": "cispo"}, "cispo needs epsilon_high"),
+        ({"loss_type": "dapo", "gradient_accumulation_steps": 2}, "dapo is a mean over all tokens of a step"),
+        ({"dynamic_sampling": -1}, "dynamic_sampling"),
+        ({"min_entropy": -1.0}, "min_entropy"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"num_iterations": 0}, "num_iterations"),
         ({"max_completion_length": 0}, "max_completion_length"),

@@ -1,6 +1,9 @@
 """Advantages, KL and the loss: by hand, and against TRL's own."""
 
+import inspect
 import math
+import sys
+import textwrap
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 from trl import GRPOTrainer as TRLTrainer
+from trl import RLOOTrainer
 
-from aqa_lib.loss import group_advantages, grpo_loss, kl_divergence
+from aqa_lib.loss import BASELINES, LOSS_TYPES, group_advantages, grpo_loss, kl_divergence
 
 
 def test_advantages_by_hand():
@@ -19,8 +23,59 @@ def test_advantages_by_hand():
     assert_close(group_advantages(rewards), expected)
     assert_close(group_advantages(rewards, "none"), torch.tensor([[1.0, 0.0, -1.0, 0.0]]))
     assert_close(group_advantages(torch.full((2, 4), 2.0)), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="group or none"):
-        group_advantages(rewards, "batch")
+    with pytest.raises(ValueError, match="scale_rewards='std' is unknown; choose from group, batch, none"):
+        group_advantages(rewards, "std")
+    with pytest.raises(ValueError, match="baseline='value' is unknown; choose from group, leave_one_out, batch"):
+        group_advantages(rewards, baseline="value")
+
+
+def test_baselines_by_hand():
+    """Two questions, rewards 3, 0, 0 and 1, 1, 1: the mean of all is 1."""
+    rewards = torch.tensor([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    deviation = math.sqrt((4 + 1 + 1) / 5) + 1e-4
+    found = {name: group_advantages(rewards, "none", name) for name in BASELINES}
+    assert_close(found["group"], torch.tensor([[2.0, -1.0, -1.0], [0.0, 0.0, 0.0]]))
+    assert_close(found["leave_one_out"], torch.tensor([[3.0, -1.5, -1.5], [0.0, 0.0, 0.0]]))
+    assert_close(found["batch"], torch.tensor([[2.0, -1.0, -1.0], [0.0, 0.0, 0.0]]))
+    assert_close(group_advantages(rewards + torch.tensor([[0.0], [6.0]]), "none", "batch")[1], torch.full((3,), 3.0))
+    assert_close(group_advantages(rewards, "batch", "batch"), found["batch"] / deviation)
+
+
+@pytest.mark.parametrize("baseline", ["group", "leave_one_out"])
+def test_rewards_that_differ_in_their_last_bit_alone_teach_nothing(baseline):
+    rewards = torch.tensor([[0.1 + 0.2, 0.3, 0.3, 0.3]]) + torch.tensor([[0.0, 0.0, 0.0, 6e-8]])
+    assert rewards.std() > 0 and not group_advantages(rewards, "group", baseline).any()
+
+
+def trl_lines(trainer, first, last):
+    """Run some lines of TRL's method that turns rewards into advantages, as they stand in its source."""
+
+    def run(**names):
+        source = inspect.getsource(trainer._generate_and_score_completions)
+        lines = source[source.index(first) : source.index(last)]
+        indent = source[: source.index(first)].rpartition("\n")[2]
+        exec(textwrap.dedent(indent + lines), vars(sys.modules[trainer.__module__]), names)
+        return names["advantages"]
+
+    return run
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_equal_trls_own(scale):
+    torch.manual_seed(3)
+    rewards = torch.randint(0, 3, (6, 4)).float()
+    run = trl_lines(TRLTrainer, "mean_grouped_rewards = ", "is_std_zero")
+    fake = SimpleNamespace(scale_rewards=scale)
+    theirs = run(rewards=rewards.flatten(), num_generations=4, self=fake)
+    assert_close(group_advantages(rewards, scale).flatten(), theirs, atol=2e-6, rtol=1e-5)
+
+
+def test_leave_one_out_equals_trls_rloo():
+    torch.manual_seed(4)
+    rewards = torch.randn(6, 4)
+    run = trl_lines(RLOOTrainer, "scorable_counts = ", "# Normalize advantages")
+    theirs = run(grouped_rewards=rewards, rewards=rewards.flatten(), num_generations=4)
+    assert_close(group_advantages(rewards, "none", "leave_one_out").flatten(), theirs)
 
 
 def test_kl_by_hand():
@@ -41,14 +96,35 @@ def fixed():
         # tokens: -min(1.5, 1.2) = -1.2; -min(0.5, 0.8) = -0.5; -min(-1.1, -1.1) = 1.1
         ("grpo", ((-1.2 - 0.5) / 2 + 1.1) / 2),
         ("bnpo", (-1.2 - 0.5 + 1.1) / 3),
+        ("dapo", (-1.2 - 0.5 + 1.1) / 3),
         ("dr_grpo", (-1.2 - 0.5 + 1.1) / (2 * 10)),
+        # minus weight, at most 1.2, times advantage times log-probability
+        ("cispo", (-1.2 * math.log(1.5) - 0.5 * math.log(0.5) + 1.1 * math.log(1.1)) / 3),
     ],
 )
 def test_loss_by_hand(loss_type, expected):
-    loss, sums = grpo_loss(*fixed(), beta=0, loss_type=loss_type, max_completion_length=10)
+    high = 1.2 if loss_type == "cispo" else None
+    loss, sums = grpo_loss(*fixed(), beta=0, epsilon_high=high, loss_type=loss_type, max_completion_length=10)
     assert loss.item() == pytest.approx(expected)
     assert sums["clip_ratio"].item() == 1  # the first token alone is clipped
     loss.backward()
+
+
+def test_a_sequence_has_one_ratio_by_hand():
+    """The first answer's is the geometric mean of 1.5 and 0.5, 0.87; the second's is 1.1."""
+    logps, old, advantages, mask = fixed()
+    options = {"beta": 0, "importance_sampling_level": "sequence"}
+    loss, metrics = grpo_loss(logps, old, advantages, mask, **options)
+    assert loss.item() == pytest.approx((-math.sqrt(1.5 * 0.5) + 1.1) / 2) and metrics["clip_ratio"].item() == 0
+    loss, metrics = grpo_loss(logps, old, -advantages, mask, epsilon=0.05, **options)
+    assert loss.item() == pytest.approx((0.95 - 1.05) / 2) and metrics["clip_ratio"].item() == 3  # all their tokens
+
+
+def test_cispo_leaves_no_token_out():
+    """Its gradient is the ratio's, at most epsilon_high, times the advantage, at every token."""
+    logps, *rest = fixed()
+    grpo_loss(logps, *rest, beta=0, epsilon_high=1.2, loss_type="cispo")[0].backward()
+    assert_close(logps.grad, torch.tensor([[-1.2, -0.5], [1.1, 0.0]]) / 3)
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
@@ -96,7 +172,7 @@ def test_parts_of_a_step_add_up_to_the_whole():
     torch.manual_seed(0)
     logps, old, ref = (torch.randn(4, 3, 5) for _ in range(3))
     advantages, mask = torch.randn(4, 3), torch.rand(4, 3, 5) < 0.7
-    for loss_type in ("grpo", "bnpo", "dr_grpo"):
+    for loss_type in LOSS_TYPES:
         options = {"loss_type": loss_type, "max_completion_length": 5}
         whole, metrics = grpo_loss(logps, old, advantages, mask, ref, **options)
         parts = [
@@ -124,7 +200,7 @@ def test_the_kl_in_the_log_is_the_papers():
     assert abs(float((per_token * mask).sum() / mask.sum() - theirs)) > 0.05  # what all tokens alike would give
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
 def test_the_loss_is_beta_times_the_kl_where_the_advantages_cancel(loss_type):
     torch.manual_seed(0)
     logps, ref, mask = -torch.rand(6, 8), -torch.rand(6, 8), torch.rand(6, 8) < 0.7
@@ -133,19 +209,15 @@ def test_the_loss_is_beta_times_the_kl_where_the_advantages_cancel(loss_type):
     assert_close(loss, 0.3 * metrics["kl"])
 
 
-def trl_loss(logps, old, ref, advantages, mask, loss_type, beta, max_completion_length):
+def trl_loss(logps, old, ref, advantages, mask, max_completion_length=16, **options):
     """Call TRL's own `_compute_loss` on given log-probabilities."""
     N, C = logps.shape
     args = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
+    dials = {"epsilon_low": 0.2, "epsilon_high": 0.3, "importance_sampling_level": "token"} | options
     fake = SimpleNamespace(
         model=SimpleNamespace(training=True),
         args=args,
         accelerator=SimpleNamespace(gather=lambda t: t, num_processes=1, reduce=lambda t, reduction: t),
-        beta=beta,
-        loss_type=loss_type,
-        epsilon_low=0.2,
-        epsilon_high=0.3,
-        importance_sampling_level="token",
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         use_vllm=False,
@@ -156,6 +228,7 @@ def trl_loss(logps, old, ref, advantages, mask, loss_type, beta, max_completion_
         max_completion_length=max_completion_length,
         _metrics={"train": defaultdict(list)},
         _get_per_token_logps_and_entropies=lambda *a, **k: (logps, torch.zeros(N, C), None),
+        **dials,
     )
     inputs = {
         "prompt_ids": torch.zeros(N, 1, dtype=torch.long),
@@ -170,29 +243,60 @@ def trl_loss(logps, old, ref, advantages, mask, loss_type, beta, max_completion_
     return TRLTrainer._compute_loss(fake, fake.model, inputs), fake._metrics["train"]
 
 
+GSPO = {"importance_sampling_level": "sequence"}
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize(
-    ("loss_type", "trls"), [("grpo", "grpo"), ("bnpo", "bnpo"), ("bnpo", "dapo"), ("dr_grpo", "dr_grpo")]
+    ("loss_type", "trls", "high", "dials"),
+    [
+        ("grpo", "grpo", 0.3, {}),
+        ("grpo", "grpo", 0.2, {}),
+        ("bnpo", "bnpo", 0.3, {}),
+        ("bnpo", "dapo", 0.3, {}),
+        ("dapo", "dapo", 0.28, {}),
+        ("dr_grpo", "dr_grpo", 0.3, {}),
+        ("cispo", "cispo", 1.2, {}),
+        ("cispo", "cispo", 5.0, {}),
+        ("grpo", "grpo", 0.3, GSPO),
+        ("grpo", "grpo", 0.01, GSPO),
+    ],
 )
-def test_loss_equals_trls_own(loss_type, trls, beta):
+def test_loss_equals_trls_own(loss_type, trls, high, dials, beta):
     torch.manual_seed(1)
-    logps = -torch.rand(6, 8).requires_grad_()
+    logps = -torch.rand(6, 8)
     old, ref = logps.detach() + torch.randn(6, 8) / 3, logps.detach() + torch.randn(6, 8) / 3
     advantages, mask = torch.randn(6), torch.arange(8) < torch.tensor([1, 8, 3, 5, 2, 7])[:, None]
     leaf = logps.detach().requires_grad_()
-    theirs, metrics = trl_loss(leaf, old, ref, advantages, mask, trls, beta, 16)
+    theirs, metrics = trl_loss(leaf, old, ref, advantages, mask, beta=beta, loss_type=trls, epsilon_high=high, **dials)
     theirs.backward()
     own = logps.detach().requires_grad_()
     ours, told = grpo_loss(
-        own, old, advantages, mask, ref, beta, 0.2, 0.3, loss_type=loss_type, max_completion_length=16
+        own, old, advantages, mask, ref, beta, 0.2, high, loss_type=loss_type, max_completion_length=16, **dials
     )
     ours.backward()
     assert_close(ours, theirs)
     assert_close(own.grad, leaf.grad)
     assert not any(value.requires_grad for value in told.values())
-    if beta and loss_type == "bnpo":  # TRL logs the mean over all tokens, whatever the loss averages over
+    if beta and loss_type in ("bnpo", "dapo", "cispo"):  # TRL logs the mean over all tokens, whatever the loss's is
         assert float(told["kl"]) == pytest.approx(metrics["kl"][0], rel=1e-5)
-    assert float(told["clip_ratio"] / mask.sum()) == pytest.approx(metrics["clip_ratio/region_mean"][0], rel=1e-5)
+    clipped = metrics["cispo_clip_ratio" if trls == "cispo" else "clip_ratio/region_mean"][0]
+    if not dials:  # TRL counts sequences there, and here their tokens
+        assert float(told["clip_ratio"] / mask.sum()) == pytest.approx(clipped, rel=1e-5)
+
+
+def test_with_one_step_a_batch_sequence_ratios_and_cispo_pull_as_the_plain_ones_do():
+    """At a ratio of 1 nothing is clipped: GSPO's gradient is GRPO's, and CISPO's is DAPO's."""
+    torch.manual_seed(2)
+    advantages, mask = torch.randn(6), torch.arange(8) < torch.tensor([1, 8, 3, 5, 2, 7])[:, None]
+
+    def gradient(**options):
+        logps = (-torch.rand(6, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        grpo_loss(logps, logps.detach(), advantages, mask, beta=0, **options)[0].backward()
+        return logps.grad
+
+    assert_close(gradient(**GSPO), gradient())
+    assert_close(gradient(loss_type="cispo", epsilon_high=5.0), gradient(loss_type="dapo"))
 
 
 def test_an_unknown_loss_type_is_named():

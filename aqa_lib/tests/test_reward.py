@@ -224,3 +224,13 @@ def test_a_users_reward_that_fails_is_named_with_its_file_and_line(function, cau
 def test_a_reward_may_leave_an_answer_out():
     found = reward.call(lambda completions, **columns: [None, 0.5], "half", {"completions": ["a", "b"]})
     assert found[1] == 0.5 and found[0] != found[0]
+
+
+def test_a_majority_votes_among_the_choices_question_by_question():
+    replies = ["<answer>cat</answer>", "dog", "<answer>Dog.</answer>", "a horse", "a horse", "a horse"]
+    choices = [("dog", "cat")] * 6
+    assert reward.majority(None, replies, ["q"] * 6, choices) == [0, 1, 1, 0, 0, 0]  # a horse is no choice
+    assert reward.majority(None, replies, ["q"] * 3 + ["r"] * 3, choices) == [0, 1, 1, 0, 0, 0]  # r: no votes
+    assert reward.majority(None, replies[:2], ["q"] * 2, choices[:2]) == [1, 0]  # the first of equals
+    assert reward.majority(None, replies[:2], ["q", "r"], choices[:2]) == [1, 1]
+    assert reward.get("majority") is reward.majority
