@@ -8,7 +8,7 @@ import json
 import re
 
 from .. import scale
-from . import dose, stats
+from . import dose, methods, stats
 
 RESULTS = scale.ROOT / "data" / "results"
 TASKS = ("sound", "music", "speech")
@@ -96,7 +96,8 @@ def tries() -> str:
 
 def blocks() -> dict[str, str]:
     """Return each block's text by its name."""
-    rows = dose.read(RESULTS / "dose.jsonl")
+    rows, others = (dose.read(RESULTS / name) for name in ("dose.jsonl", "methods.jsonl"))
+    bases = [row["last"] for row in others if row["method"] == "base"]
     return {
         "demo": demo(),
         "gaps": gaps(),
@@ -106,6 +107,8 @@ def blocks() -> dict[str, str]:
         "repaired": dose.table(dose.repaired(rows)),
         "mechanism": dose.table(dose.mechanism(rows)),
         "pulls": pulls(),
+        "methods": dose.table(methods.labelled(others)),
+        "votes": dose.table(methods.vote(others, bases[0]) if bases else []),
         "study": study(),
         "tries": tries(),
     }

@@ -246,9 +246,9 @@ def test_the_thinker_is_taken_out_of_the_whole_omni_model(processor, tmp_path):
 def test_voxtrals_prompt_and_mel_are_those_of_mistrals_own_tokenizer(tmp_path):
     pytest.importorskip("mistral_common", reason="Voxtral's own tokenizer: pip install mistral-common")
     special = (
-        "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] "
-        "[IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT] "
-        "<20> <21> <22> <23> [AUDIO] [BEGIN_AUDIO] <26> <27> [TRANSCRIBE]"
+        "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] "
+        "[TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] "
+        "[TOOL_CONTENT] <20> <21> <22> <23> [AUDIO] [BEGIN_AUDIO] <26> <27> [TRANSCRIBE]"
     ).split()
     sizes = {
         "num_vocab_tokens": 256,

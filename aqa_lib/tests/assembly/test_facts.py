@@ -10,7 +10,7 @@ from aqa_lib.dataset import DataError
 @pytest.fixture
 def folder(tmp_path):
     for name in ("a.wav", "b.wav", "c.wav"):
-        (tmp_path / name).write_bytes(b"sound")
+        (tmp_path / name).write_bytes(name.encode())  # a sound of its own each
     return tmp_path
 
 
