@@ -27,6 +27,7 @@ SECONDS = 1500  # for all cells of a notebook: against hangs, not against slowne
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is absent: pip install -e .[test]")
 pytestmark = [
@@ -149,44 +150,73 @@ def poll(page, condition, argument=None, seconds=60):
     page.wait_for_function(condition, arg=argument, timeout=1000 * seconds, polling=200)
 
 
-def test_errors_are_browsed_heard_and_tagged_and_the_tag_outlives_a_reload(lab, folder, page):
+def bend(page):
+    """Turn up the noise by the keyboard, and record: the probabilities move, and the page says what it cannot know."""
+    lab = page.locator(".aqa-laboratory")
+    before = lab.locator("td").all_inner_texts()
+    lab.locator("[role=slider]").first.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+    moved = "before => [...document.querySelectorAll('.aqa-laboratory td')].some((td, i) => td.innerText !== before[i])"
+    poll(page, moved, before)
+    lab.get_by_role("button", name="Record").click()
+    lab.get_by_text("Outside its world").wait_for()
+    assert "your recording" in lab.locator("figcaption").inner_text()
+
+
+def play_three(page):
+    """Play three rounds against both models."""
+    game = page.locator(".aqa-game")
+    for played in (1, 2, 3):
+        game.get_by_role("button").first.click()
+        game.get_by_text(f" of {played}: ").first.wait_for()
+        assert game.locator("tbody tr").count() == 3, "you, base and grpo"
+        game.get_by_role("button", name="Next clip").click()
+        game.get_by_text(f"clip {played + 1} of 10").wait_for()
+
+
+def test_a_reader_plays_bends_browses_and_tags_and_the_tag_outlives_a_reload(lab, folder, page):
     shutil.copy(NOTEBOOK, folder / "notebooks")
 
     def open_and_choose():
-        run_all(lab, page, NOTEBOOK.name, "document.querySelector('.widget-html article')")
+        run_all(lab, page, NOTEBOOK.name, "document.querySelector('.aqa-browser article')")
         before = place.inner_text()
         page.get_by_label("kind", exact=True).select_option("wrong")
         page.get_by_label("task", exact=True).select_option("music")
         page.get_by_label("run B", exact=True).select_option("grpo")
         poll(page, "before => !document.body.innerText.includes(before)", before)
-        page.get_by_role("button", name="Next").click()
-        page.get_by_text("2 of ").wait_for()
+        page.locator(".aqa-browser").get_by_role("button", name="Next").click()
+        page.locator(".aqa-browser").get_by_text("2 of ").wait_for()
 
-    place = page.locator(".widget-label:not(label)", has_text=" of ")
+    card = page.locator(".aqa-browser article")
+    place = page.locator(".aqa-browser .widget-label:not(label)", has_text=" of ")
     open_and_choose()
-    question = page.locator(".widget-html article").inner_text()
+    bend(page)
+    play_three(page)
+    question = card.inner_text()
     assert all(part in question for part in ("music", "base: wrong", "grpo: ", "right answer", " %"))
 
-    player = page.locator(".widget-html audio")
+    player = page.locator(".aqa-browser audio")
     player.focus()
     page.keyboard.press("Space")  # no mouse is needed
-    poll(page, "() => document.querySelector('.widget-html audio').currentTime > 0.3")
+    poll(page, "() => document.querySelector('.aqa-browser audio').currentTime > 0.3")
 
     page.get_by_label("cause", exact=True).select_option("ambiguous question")
     page.get_by_label("note", exact=True).fill("two <b>voices</b>?")
     page.get_by_label("note", exact=True).press("Enter")
     page.get_by_text("Saved.").wait_for()
-    page.get_by_label("note", exact=True).scroll_into_view_if_needed()
     SCREENSHOT.parent.mkdir(exist_ok=True)
-    page.screenshot(path=SCREENSHOT)
+    page.locator(".aqa-browser").screenshot(path=SCREENSHOT)
+    height = page.locator(".aqa-browser").bounding_box()["height"]
+    assert height < 680, "Next, cause and card fit on a screen 768 pixels high, below JupyterLab's bars"
 
     page.goto("about:blank")
     lab.stop_kernels()  # another day: nothing is left but files
     open_and_choose()
-    poll(page, "() => document.querySelector('.widget-text input').value === 'two <b>voices</b>?'")
+    poll(page, "() => document.querySelector('.aqa-browser .widget-text input').value === 'two <b>voices</b>?'")
     chosen = page.get_by_label("cause", exact=True).evaluate("select => select.selectedOptions[0].text")
     assert chosen.replace("\xa0", " ") == "ambiguous question"
-    assert page.locator(".widget-html article").inner_text() == question
+    assert card.inner_text() == question
     (tags,) = (folder / "artifacts").rglob("*.tags.json")
     assert [tag["note"] for tag in json.loads(tags.read_text()).values()] == ["two <b>voices</b>?"]
     assert all(url.endswith("/assets/colab-badge.svg") for url in page.left)  # our own, in the notebook's head
@@ -203,7 +233,7 @@ import json
 from pathlib import Path
 from IPython.display import HTML, Markdown, display
 from aqa_lib import audio, dataset, evaluation, predictions
-from aqa_lib.course import browser, inspection, show
+from aqa_lib.course import browser, inspection, play, show
 from aqa_lib.results import causes, comparison, report
 from aqa_lib.results.scoring import score
 
@@ -246,6 +276,9 @@ broken = browser.browse({hostile: run}, [question])
 causes.tags_path(run).write_text("{")
 broken.act(broken.show, 0)
 display(broken)
+games = [play.Game([question], {hostile: [row]}, rounds=1) for _ in range(2)]
+games[1].answer(hostile)
+display(*games)
 # unescaped: shows that the page would run it
 display(Markdown('| a |\\n|---|\\n| Reasoning <img src="x" onerror="window.control=1"> $z^9$ |'))
 """
@@ -260,7 +293,7 @@ def test_hostile_replies_questions_and_names_run_nothing_and_reach_nothing(lab, 
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RENDERERS)], metadata=render.METADATA)
     nbformat.write(book, folder / "notebooks/hostile.ipynb")
     run_all(lab, page, "hostile.ipynb", "window.control === 1")
-    poll(page, "() => document.querySelectorAll('.widget-html article').length === 2")
+    poll(page, "() => document.querySelectorAll('.widget-html article').length === 4")
     page.wait_for_timeout(3_000)  # for whatever would come later, MathJax among it
     shown = page.locator(".jp-OutputArea").inner_text()
     assert shown.count("<script>window.ran=1</script>") > 20

@@ -95,6 +95,7 @@ class Browser:
         wrapped = {"layout": widgets.Layout(flex_flow="row wrap")}
         self.steps = widgets.HBox(**wrapped)
         self.view = widgets.VBox([widgets.HBox(self.filters, **wrapped), self.steps, self.page])
+        self.view.add_class("aqa-browser")
         for control in self.filters:
             control.observe(lambda change: self.act(self.filter), "value")
         self.previous.on_click(lambda button: self.act(self.show, self.at - 1))

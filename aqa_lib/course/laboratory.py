@@ -181,12 +181,14 @@ class Laboratory:
         """Take the chosen sound, with its question."""
         offered = self.offered[self.sound.value]
         if isinstance(offered, Question):
-            name = getattr(offered.audio, "name", offered.id)
             part = offered.meta.get("start"), offered.meta.get("end")
-            offered = Source(audio.load(offered.audio, *part, name, self.longest), offered, "asked")
+            offered = Source(audio.load(offered.audio, *part, "the clip", self.longest), offered, "asked")
         self.source = offered if isinstance(offered, Source) else made(*offered)
         self.filling = True
-        self.question.value, self.choices.value = self.source.question.question, ", ".join(self.source.question.choices)
+        self.question.value, self.choices.value = (
+            self.source.question.question,
+            " | ".join(self.source.question.choices),
+        )
         self.filling = False
         self.show()
 
@@ -215,9 +217,9 @@ class Laboratory:
 
     def asked(self) -> Question:
         """Read the question from the page; the answer is known where it is still among the choices."""
-        choices = tuple(dict.fromkeys(choice.strip() for choice in self.choices.value.split(",") if choice.strip()))
+        choices = tuple(dict.fromkeys(choice.strip() for choice in self.choices.value.split("|") if choice.strip()))
         if len(choices) < 2 or not self.question.value.strip():
-            raise AqaError("Ask something, and give two choices or more, with commas between them.")
+            raise AqaError("Ask something, and give two choices or more, with | between them.")
         same = self.question.value == self.source.question.question
         answer = self.source.question.answer if same and self.source.question.answer in choices else ""
         return replace(self.source.question, question=self.question.value, choices=choices, answer=answer)

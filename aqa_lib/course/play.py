@@ -144,6 +144,7 @@ class Game:
         self.questions, self.runs, self.rounds, self.seed = list(questions), dict(runs), rounds, seed
         self.page, self.row = widgets.HTML(), widgets.HBox(layout=widgets.Layout(flex_flow="row wrap"))
         self.view = widgets.VBox([self.page, self.row])
+        self.view.add_class("aqa-game")
         self.buttons: list[widgets.Button] = []
         self.begin()
 

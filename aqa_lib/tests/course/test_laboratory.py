@@ -64,8 +64,8 @@ def test_the_bars_are_the_model_s_probabilities(lab, model, processor, questions
 
 def test_question_and_choices_can_be_changed(lab):
     assert "&#10004;" in lab.page.value
-    lab.choices.value = "rain, a <b>unicorn</b>"
-    assert set(lab.shares["base"]) == {"rain", "a <b>unicorn</b>"}
+    lab.choices.value = "rain, or so | a <b>unicorn</b>"
+    assert set(lab.shares["base"]) == {"rain, or so", "a <b>unicorn</b>"}
     assert "a &lt;b&gt;unicorn" in lab.page.value and "<b>" not in lab.page.value and "never met" in lab.page.value
     lab.choices.value = "rain"
     assert 'role="alert"' in lab.page.value and "two choices or more" in lab.page.value
