@@ -11,7 +11,7 @@ PYTHON ?= python3
 PIP_FLAGS =
 ARGS =
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
-# Other packages ask for torch, and would bring the newest one and its CUDA libraries: so torch comes first.
+# Other packages ask for torch, and would bring in the newest one with its CUDA libraries, so torch comes first.
 TORCH_PIN := torch==$(shell sed -n 's/^ *- torch==\([^ ]*\).*/\1/p' environment.yml)
 
 .DEFAULT_GOAL := help
@@ -34,10 +34,10 @@ lab: .venv/.test  ## open your copies of the notebooks, in workbook/, in Jupyter
 	@echo "Your copies are in workbook/; delete one, and the next 'make lab' brings back the course's own."
 	.venv/bin/jupyter lab $(ARGS) workbook/00_tour.ipynb --ServerApp.root_dir=.
 
-cuda: .venv/.cuda  ## run the tests of masters and 4 bits without a GPU, with the libraries of the cuda extra
+cuda: .venv/.cuda  ## test masters and 4-bit weights without a GPU, with the libraries of the cuda extra
 	PYTHONPATH=.venv/cuda .venv/bin/python -m pytest aqa_lib/tests/large/test_masters.py aqa_lib/tests/large/test_four_bit.py $(ARGS)
 
-notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep what they give
+notebooks: .venv/.test  ## run all notebooks in order at the tiny scale, and keep their outputs
 	.venv/bin/python -m aqa_lib.course.render $(ARGS)
 
 site: .venv/.test  ## build static pages of the notebooks, with sound and the error browser, in site/
@@ -64,7 +64,7 @@ clean:  ## remove .venv; results and data stay
 	@sed -n 's/^ *- \([A-Za-z0-9_.-]*==[^ ]*\).*/\1/p' environment.yml | grep -v '^torch==' > $@
 
 # On Linux pip's own choice is the CUDA build, gigabytes that a machine without a GPU cannot use. uv knows
-# where the CPU build is kept; where that place cannot be reached (a mirror, no network), pip's choice it is.
+# where the CPU build is kept; if that place cannot be reached (a mirror, no network), pip's choice it is.
 .venv/.torch: environment.yml | .venv/.python
 ifeq ($(origin TORCH),command line)
 	@echo "Installing $(TORCH): a few minutes, once"
@@ -91,8 +91,8 @@ endif
 	@$(PIP) -c .venv/.pins -e '.[notebooks,test]'
 	@touch $@
 
-# Beside the environment, for these tests alone: bitsandbytes adds a third to the time of every start of Python
-# with transformers, and Triton takes a gigabyte.
+# Outside the environment, for these tests only: bitsandbytes adds a third to the start-up time of Python with
+# transformers, and Triton takes a gigabyte.
 .venv/.cuda: .venv/.test
 	@echo "Installing what the cuda extra names, and Triton: 350 MB, once"
 	@$(PIP) --no-deps --target .venv/cuda bitsandbytes==0.50.2 flashoptim==0.1.4 triton==3.9.0

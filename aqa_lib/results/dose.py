@@ -155,8 +155,8 @@ def mechanism(rows: Sequence[dict]) -> list[dict]:
                 "method": name,
                 "wrong label repeated": f"{100 * sum(row['wrong_repeated'] for row in some) / asked:.1f} %",
                 "right answer given": f"{100 * sum(row['wrong_righted'] for row in some) / asked:.1f} %",
-                "KL to the base (nats a token)": f"{np.mean([row['kl'] for row in some]):.2f}",
-                "captions less likely by (nats a token)": f"{np.mean([row['captions_lost'] for row in some]):.3f}",
+                "KL to the base (nats per token)": f"{np.mean([row['kl'] for row in some]):.2f}",
+                "captions less likely by (nats per token)": f"{np.mean([row['captions_lost'] for row in some]):.3f}",
                 "seeds": len(some),
             }
         )

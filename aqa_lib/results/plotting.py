@@ -122,7 +122,7 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
         "reward_std": "deviation of the reward\nwithin a group",
         "completions/mean_length": "answer length (tokens)",
         "entropy": "entropy of a token (nats)\nin the groups that taught",
-        "kl": "KL to the reference\n(nats a token)",
+        "kl": "KL to the reference\n(nats per token)",
         "eval_accuracy": "held-out accuracy (0 to 1)",
     }
     read = {run: read_metrics(file) for run, file in runs.items()}

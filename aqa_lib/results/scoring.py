@@ -243,5 +243,5 @@ def once(run: Predictions) -> None:
     counts = Counter(row["id"] for row in run.rows if "id" in row)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise PredictionsError(
-            f"{run.name}: {len(twice)} ids occur more than once, {show(twice[0])} among them; keep one row a question."
+            f"{run.name}: {len(twice)} ids occur more than once, {show(twice[0])} among them; keep one row for each."
         )
