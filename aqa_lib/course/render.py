@@ -23,6 +23,7 @@ from .. import scale
 
 FOLDER = scale.ROOT / "notebooks"
 TIMEOUT = 3600  # seconds a cell
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # in Colab and in JupyterLab
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -168,7 +169,7 @@ def static(book: NotebookNode) -> NotebookNode:
     """
     book.metadata = nbformat.from_dict(METADATA)
     for cell in book.cells:
-        cell.metadata = nbformat.from_dict({})
+        cell.metadata = nbformat.from_dict(FOLDED if cell.id == "setup" else {})
         if cell.cell_type != "code":
             continue
         kept, stream = [], None
