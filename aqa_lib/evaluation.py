@@ -7,6 +7,7 @@ paper samples, as the checkpoint's generation config says), batches sorted by le
 
 import hashlib
 import logging
+import math
 import os
 import random
 import time
@@ -23,6 +24,8 @@ from tqdm.auto import tqdm
 from . import inputs, predictions, prompt, rollout, scale, tables
 from .audio import MAX_SECONDS, AudioError, length
 from .dataset import Question
+from .escape import show
+from .foreign import ModelError
 from .logps import completion_logps
 from .model import context
 from .runtime import distributed, faults, files
@@ -271,6 +274,10 @@ def sampling_of(model: nn.Module, decoding: str) -> dict:
     usual = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}  # transformers' own
     told = {key: getattr(model.generation_config, key, None) for key in usual}
     sampling = {key: usual[key] if told[key] is None else told[key] for key in usual}
+    for key, value in sampling.items():
+        number = type(value) in (int, float) and 0 <= value < math.inf and (value or key in ("temperature", "top_k"))
+        if not number or (key == "top_k" and type(value) is not int):
+            raise ModelError(f"{model.name_or_path}: its generation_config.json says {key} {show(value)}; correct it.")
     return sampling if model.generation_config.do_sample else sampling | {"temperature": 0}
 
 

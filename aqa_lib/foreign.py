@@ -3,18 +3,27 @@
 `[foreign] -> model`.
 """
 
+import json
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig
 
 from . import scale
-from .runtime.errors import AqaError
+from .escape import show
+from .runtime.errors import AqaError, reason
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # installed, not fetched
 KERNELS = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")  # keys that may name others
+HUB_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?(?<![.-])", re.ASCII)
+JSON = "config generation_config processor_config preprocessor_config tokenizer_config tokenizer special_tokens_map"
+JSON = (*JSON.split(), *"added_tokens chat_template adapter_config model.safetensors.index".split())
 SAFE = {"trust_remote_code": False}  # explicit: left open, transformers asks whether to run a model's own code
 
 
@@ -22,10 +31,30 @@ class ModelError(AqaError):
     """A model that cannot be used; its one sentence says why and what to do."""
 
 
+@contextmanager
+def told(name: str | Path, what: str) -> Iterator[None]:
+    """Turn whatever a foreign model makes the libraries raise into one ModelError that names it.
+
+    what: the part of it that is being read, as "config.json". Five libraries read its files, and each raises errors of
+    its own classes if one is broken: none of it is our fault.
+    """
+    try:
+        yield
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except AqaError as error:
+        raise ModelError(f"{name}: {error}") from error
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError | SafetensorError) else f"{type(error).__name__}: "
+        raise ModelError(
+            f"{name}: no model could be loaded, because of its {what} ({kind}{reason(error)}); give a hub id such as "
+            "Qwen/Qwen2-Audio-7B-Instruct, or a folder that save_pretrained wrote."
+        ) from error
+
+
 def refuse_missing(name: str) -> None:
     """Raise ModelError for a folder that does not exist, which transformers would look for on the hub."""
-    local = Path(name).is_absolute() or name.startswith(("./", "../", "~")) or name.count("/") > 1 or "\\" in name
-    if not local or Path(name).is_dir():
+    if (name and Path(name).is_dir()) or HUB_ID.fullmatch(name):
         return
     if name == scale.SCALES["tiny"].model:
         raise ModelError(
@@ -37,7 +66,22 @@ def refuse_missing(name: str) -> None:
             f"{name}: the model of the small scale is not made yet; run `python -m aqa_lib assemble` and then "
             "`python -m aqa_lib align`, or choose another scale (AQA_SCALE)."
         )
+    if Path(name).is_file():
+        raise ModelError(f"{name}: is a file; give the folder that contains it.")
     raise ModelError(f"{name}: no such folder; check the path.")
+
+
+def refuse_broken(name: str) -> None:
+    """Raise ModelError for a folder with a JSON file that cannot be read, naming the file."""
+    for file in (Path(name) / f"{stem}.json" for stem in JSON):
+        if not file.exists():
+            continue
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"{file}: cannot be read ({reason(error)}); download or save the model again.") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{file}: holds {show(found)}, not an object; download or save the model again.")
 
 
 def refuse_code(base: str) -> None:
@@ -50,6 +94,17 @@ def refuse_code(base: str) -> None:
                     if name not in ATTENTIONS and (isinstance(name, str) or (name and "kernel" in key)):
                         raise ModelError(f"{base}: its config.json asks for code, {key} {name!r}; remove that line.")
             waiting += [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict)]
+
+
+def adapters_base(folder: str) -> str:
+    """Return the name of the model that a saved adapter belongs to, as peft recorded it."""
+    from peft import PeftConfig
+
+    with told(folder, "adapter_config.json"):
+        base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not base or not isinstance(base, str):
+        raise ModelError(f"{folder}: adapter_config.json names no base_model_name_or_path; add the base model's name.")
+    return base
 
 
 def with_saved_adapter(model: nn.Module, folder: Path) -> nn.Module:
@@ -65,9 +120,10 @@ def with_saved_adapter(model: nn.Module, folder: Path) -> nn.Module:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except (OSError, RuntimeError, AttributeError, KeyError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(f"{folder}: its adapter cannot be loaded ({first}); save it again.") from error
+    except ModelError:
+        raise
+    except Exception as error:  # as in `told`
+        raise ModelError(f"{folder}: its adapter cannot be loaded ({reason(error)}); save it again.") from error
     wanted = len(get_peft_model_state_dict(model))
     if len(shapes) != wanted or any("missing adapter keys" in str(warning.message) for warning in told):
         raise ModelError(

@@ -165,8 +165,10 @@ def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
     ids, frames, mel = family.prompt_ids(processor, messages), 0, None
     if clip is not None:
         mel, frames = family.mel(processor, clip.wave)
-        if (count := ids.count(token)) != 1:
-            name = processor.audio_token
+        count, name = ids.count(token), processor.audio_token
+        if not count:
+            raise InputError(f"the chat template has no place for a clip ({name}); use the one saved with the model.")
+        if count != 1:
             raise InputError(f"the prompt contains {name} {count} times instead of once; remove it from the text.")
         place = ids.index(token)
         ids = [*ids[:place], *[token] * family.num_audio_tokens(frames), *ids[place + 1 :]]

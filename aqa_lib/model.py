@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging
@@ -23,12 +22,24 @@ from transformers.utils import logging
 from . import attention, audio, families, prompt
 from .audio import Clip
 from .dataset import Question
+from .escape import show
 from .families import Parts
-from .foreign import SAFE, ModelError, refuse_code, refuse_missing, with_saved_adapter
+from .foreign import (
+    SAFE,
+    ModelError,
+    adapters_base,
+    refuse_broken,
+    refuse_code,
+    refuse_missing,
+    told,
+    with_saved_adapter,
+)
 from .inputs import Prompts, collate, encode, positions
 from .runtime import faults
 
 PARTS = ("audio_tower", "projector", "language_model")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
 
 logger = logging.get_logger(__name__)
@@ -67,25 +78,13 @@ def load(
     ModelError if there is no such folder, the class is not an audio model, weights are missing, the head is tied, a
     special token is missing, or the model is deaf.
     """
-    _refuse_arguments(train, quantization)
-    refuse_missing(str(name_or_path))
+    refuse_arguments(dtype, train, quantization)
+    refuse_missing(name := str(name_or_path))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    saved_adapter = (Path(name_or_path) / "adapter_config.json").is_file()  # a folder that LoRA training saved
-    model, processor = _read(str(name_or_path), saved_adapter, dtype, device, quantization)
-    use_own_attention(model)
-    if not quantization:
-        model.to(device)
-    elif device.type == "cpu":
-        for module in model.modules():
-            # else bitsandbytes repacks 4-bit weights for AVX-512 at the first evaluation, and gradients stop there
-            module.support_avx512bf16_for_cpu = False
-    if saved_adapter:
-        model = with_saved_adapter(model, Path(name_or_path))
-        if not quantization:
-            model = model.merge_and_unload()
-    processor.tokenizer.padding_side = "left"
+    model, processor = _whole(name, dtype, device, quantization)
     if check:
-        check_model(model, processor)
+        with told(name, "config, tokenizer or chat template"):
+            check_model(model, processor)
     if hasattr(model, "disable_adapter"):  # the adapters of a 4-bit model continue to train
         return model, processor
     if lora is None:
@@ -94,12 +93,15 @@ def load(
     return add_adapters(model, **lora), processor
 
 
-def _refuse_arguments(train: Sequence[str], quantization: str | None) -> None:
+def refuse_arguments(dtype, train: Sequence[str], quantization: str | None = None) -> None:
+    """Raise ModelError for arguments of `load` that cannot be honoured."""
     if (release := version("transformers")) in TIES_THE_HEAD:
         raise ModelError(
             f"transformers {release} ties Qwen2-Audio's head to its embeddings by mistake; "
             "install another release (pip install 'transformers>=5.11')."
         )
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}.")
     if unknown := set(train) - set(PARTS):
         raise ModelError(f"no part is named {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}.")
     if quantization not in (None, "4bit"):
@@ -108,9 +110,30 @@ def _refuse_arguments(train: Sequence[str], quantization: str | None) -> None:
         raise ModelError("quantization 4bit needs bitsandbytes; pip install bitsandbytes, or leave quantization out.")
 
 
+def _whole(name: str, dtype, device: torch.device, quantization: str | None):
+    """Read a model onto its device, with the adapter that its folder holds, if it holds one."""
+    saved_adapter = (Path(name) / "adapter_config.json").is_file()  # a folder that LoRA training saved
+    model, processor = _read(name, saved_adapter, dtype, device, quantization)
+    with told(name, "class"):
+        use_own_attention(model)
+    if not quantization:
+        model.to(device)
+    elif device.type == "cpu":
+        for module in model.modules():
+            # else bitsandbytes repacks 4-bit weights for AVX-512 at the first evaluation, and gradients stop there
+            module.support_avx512bf16_for_cpu = False
+    if saved_adapter:
+        model = with_saved_adapter(model, Path(name))
+        if not quantization:
+            model = model.merge_and_unload()
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
 def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantization: str | None):
     """Read a base model and its processor from the hub or from disk; raises ModelError if that fails."""
-    options = {"dtype": dtype, "attn_implementation": "sdpa"}
+    # shapes that do not match are reported below; transformers would refer to a table that it has logged
+    options = {"dtype": dtype, "attn_implementation": "sdpa", "ignore_mismatched_sizes": True}
     if quantization:
         half = half_precision()
         options["quantization_config"] = BitsAndBytesConfig(
@@ -120,31 +143,29 @@ def _read(name: str, saved_adapter: bool, dtype, device: torch.device, quantizat
             bnb_4bit_use_double_quant=True,
         )
         options |= {"device_map": {"": device}, "dtype": half}
-    try:
-        base = name
-        if saved_adapter:
-            from peft import PeftConfig
-
-            base = PeftConfig.from_pretrained(name).base_model_name_or_path
-        refuse_missing(base)
+    refuse_broken(name)
+    base = adapters_base(name) if saved_adapter else name
+    refuse_missing(base)
+    refuse_broken(base)
+    with told(name, "config.json"):
         refuse_code(base)
         config = AutoConfig.from_pretrained(base, **SAFE)
         family = families.named(config.model_type)
-        processor = family.load_processor(name if saved_adapter else base, **SAFE)
+    own = saved_adapter and any((Path(name) / file).is_file() for file in PROCESSOR_FILES)  # peft alone saves none
+    with told(name, "processor's and tokenizer's files"):
+        processor = family.load_processor(name if own else base, **SAFE)
+    with told(name, "config.json or weights"):
         cls = family.model_class(family.own_config(config))
         model, found = cls.from_pretrained(base, output_loading_info=True, **SAFE, **options)
-    except ModelError:
-        raise
-    except families.FamilyError as error:
-        raise ModelError(f"{name}: {error}") from error
-    except (ImportError, OSError, ValueError, KeyError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"{name}: no model could be loaded ({first}); give a hub id such as Qwen/Qwen2-Audio-7B-Instruct "
-            "or a folder that save_pretrained wrote."
-        ) from error
     if not family.takes(processor):
         raise ModelError(f"{name}: has a {type(processor).__name__} instead of a {family.processor}; save both again.")
+    if other := sorted(found["mismatched_keys"], key=str):
+        key, *shapes = other[0] if isinstance(other[0], tuple) else (other[0],)
+        sizes = f" ({tuple(shapes[0])} saved, {tuple(shapes[1])} in its config.json)" if len(shapes) == 2 else ""
+        raise ModelError(
+            f"{name}: {len(other)} weights have other shapes than its config.json says, {key} among them{sizes}; "
+            "download or save the model again."
+        )
     if lost := sorted(found["missing_keys"]):
         raise ModelError(
             f"{name}: {len(lost)} weights are missing, {lost[0]} among them, and would be random; "
@@ -220,6 +241,9 @@ def check_model(model: nn.Module, processor) -> None:
             )
     if tokenizer.convert_tokens_to_ids(processor.audio_token) != p.audio_token_id:
         raise ModelError(f"{name}: model and tokenizer disagree on the id of {processor.audio_token!r}; reload both.")
+    ends = model.generation_config.eos_token_id
+    if not all(type(token) is int for token in (ends if isinstance(ends, list) else [ends or 0])):
+        raise ModelError(f"{name}: its generation_config.json says eos_token_id {show(ends)}; give a token's number.")
     if len(tokenizer) > embedding.shape[0]:
         raise ModelError(f"{name}: {len(tokenizer)} tokens but {embedding.shape[0]} embeddings; reload both.")
     if weight := faults.not_finite(model):

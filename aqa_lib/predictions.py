@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import prompt
+from . import prompt, tables
 from .dataset import Question
 from .runtime.errors import AqaError
 from .runtime.files import as_line, now, write_whole
@@ -83,8 +83,8 @@ def read_meta(path: str | Path) -> dict:
         return {}
     try:
         meta = json.loads(beside.read_text(encoding="utf-8"))
-        meta["settings"], meta["labels"]
-    except (ValueError, KeyError, TypeError) as error:
+        meta["settings"].items(), meta["labels"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PredictionsError(
             f"{beside}: not a record written by aqa_lib; delete it to read the predictions without one."
         ) from error
@@ -174,18 +174,17 @@ def read(path: str | Path) -> Predictions:
     Raises PredictionsError with the first bad row and the number of others.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PredictionsError(f"{path}: cannot be read ({reason}); check the path.") from error
+    entries = _entries(path)
     meta = read_meta(path)
     rows, bad = [], []
-    for place, raw in _entries(path, text):
+    for number, (place, raw) in enumerate(entries, 1):
         try:
+            if isinstance(raw, ValueError):
+                last = number == len(entries) > 1
+                raise ValueError(f"{raw}{'; if its run was killed, run it again to repair the file' * last}.")
             rows.append(_row(raw, len(rows)))
         except ValueError as error:
-            bad.append(f"{path} {place}: {error}")
+            bad.append(f"{place}: {error}")
     if bad:
         more = f" ({len(bad) - 1} more rows are bad)" if len(bad) > 1 else ""
         raise PredictionsError(bad[0] + more)
@@ -196,29 +195,16 @@ def read(path: str | Path) -> Predictions:
     return Predictions(str(path), rows, meta)
 
 
-def _entries(path: Path, text: str) -> list[tuple[str, object]]:
-    """Split a file into (place, parsed row); a bad JSON line comes out as its error."""
-    if text.lstrip().startswith("["):
-        try:
-            return [(f"entry {number}", raw) for number, raw in enumerate(json.loads(text), 1)]
-        except json.JSONDecodeError as error:
-            raise PredictionsError(
-                f"{path} line {error.lineno}: not valid JSON ({error.msg}); is it complete?"
-            ) from error
-    entries = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                entries.append((f"line {number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                entries.append((f"line {number}", error))
-    return entries
+def _entries(path: str | Path) -> tables.Rows:
+    """Read a file as (place, row), in any format that questions have; a bad line comes out as its error."""
+    try:
+        return tables.rows(path)
+    except tables.DataError as error:
+        raise PredictionsError(str(error).replace("questions come as", "predictions come as")) from error
 
 
 def _row(raw: object, index: int) -> dict:
     """Check one row and complete it; see `read`."""
-    if isinstance(raw, json.JSONDecodeError):
-        raise ValueError(f"not valid JSON ({raw.msg}); if its run was killed, run it again to repair the file.")
     if not isinstance(raw, Mapping):
         raise ValueError("not a JSON object; each row needs choices, answer and model_output.")
     choices, answer = raw.get("choices"), raw.get("answer") or ""
@@ -258,7 +244,7 @@ def write_official(rows: Sequence[Mapping], path: str | Path, questions: str | P
     keys = ("id", "audio_id", "question", "choices", "answer", "task", *KEPT[1:])
     said = {str(row["id"]): row["prediction"] for row in rows}
     if questions is not None:
-        entries = [entry for _, entry in _entries(Path(questions), Path(questions).read_text(encoding="utf-8-sig"))]
+        entries = [entry for _, entry in _entries(questions)]
         if strange := set(said) - {str(entry.get("id")) for entry in entries}:
             raise PredictionsError(f"{path}: predicts {min(strange)!r}, which is not in {questions}; check the file.")
     else:

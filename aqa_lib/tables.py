@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .runtime.errors import AqaError
+from .runtime.errors import AqaError, reason
 
 HUB = "hub:"
 FORMATS = "JSON, JSON lines, CSV, TSV, parquet or Arrow"
@@ -51,6 +51,7 @@ def rows(source, keep: tuple[str, ...] = ()) -> Rows:
     if start not in (b"", b"{", b"["):
         fault = _parse(data.lstrip().splitlines()[0])
         why = str(fault) if isinstance(fault, ValueError) and "UTF-8" in str(fault) else "is not JSON"
+        why = "is not text" if b"\0" in data[:1000] else why
         raise DataError(f"{path} line 1: {why}; questions come as {FORMATS}, the last four known by the file's ending")
     return _list(path, data) if start == b"[" else _lines(path, data)
 
@@ -189,7 +190,7 @@ def _saved(path: Path, keep: tuple[str, ...]) -> Rows:
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:  # of many classes, by what is broken
-        raise DataError(f"{path} cannot be read ({_first_line(error)})") from error
+        raise DataError(f"{path} cannot be read ({reason(error)})") from error
     return from_datasets(data, str(path), keep)
 
 
@@ -205,7 +206,7 @@ def _stored(path: Path, keep: tuple[str, ...]) -> Rows:
         found = [row for batch in _batches(path) for row in _plain(batch, keep).to_pylist()]
     except (pyarrow.ArrowException, ValueError) as error:
         kind = "a parquet" if path.suffix == ".parquet" else "an Arrow"
-        raise DataError(f"{path} is not {kind} file that can be read ({_first_line(error)})") from error
+        raise DataError(f"{path} is not {kind} file that can be read ({reason(error)})") from error
     return [(f"{path} row {number}", row) for number, row in enumerate(found, 1)]
 
 
@@ -258,7 +259,7 @@ def load(name: str, split: str):
     try:
         return datasets.load_dataset(name, split=split), f"{name} ({split})"
     except Exception as error:  # of many classes: no such set, no such split, no connection, a broken file
-        raise DataError(f"{name} ({split}) cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"{name} ({split}) cannot be loaded: {reason(error)}") from error
 
 
 def from_datasets(data, source: str, keep: tuple[str, ...]) -> Rows:
@@ -272,7 +273,3 @@ def from_datasets(data, source: str, keep: tuple[str, ...]) -> Rows:
     for name in media & set(keep):  # decoding is audio.load's work; here it would also need FFmpeg
         data = data.cast_column(name, datasets.Audio(decode=False))
     return [(f"{source} row {number}", row) for number, row in enumerate(data, 1)]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")

@@ -79,11 +79,12 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
 
 def refuse_too_large(what: options.TrainArguments, config) -> None:
     """Refuse a run that will not fit its device, before its model is loaded."""
+    from .. import foreign
     from ..large import planner
 
     if planner.card(config):
         try:
             shape = planner.skeleton(what.model, what.train_parts, what.lora_r, what.dtype)
-        except (OSError, ValueError):
+        except foreign.ModelError:
             return  # loading says what is wrong
         planner.settle(planner.ModelSizes.of(shape, what.quantization), copy(config))

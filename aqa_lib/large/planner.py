@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen2_5OmniThinkerConfig, Qwen2AudioConfig, VoxtralConfig
 
-from .. import attention, families
-from ..model import add_adapters, choose_trainable, parts
+from .. import attention, families, foreign
+from ..model import add_adapters, choose_trainable, parts, refuse_arguments
 from ..runtime.errors import AqaError
 from .masters import MASTERS, refusal
 
@@ -74,17 +74,22 @@ PUBLISHED = {
 
 
 def skeleton(name: str, train: Sequence[str], lora_r: int | None = None, dtype: str = "auto") -> nn.Module:
-    """Build a model of the right shapes without weights, on the meta device; raises OSError if it has no config."""
-    config = PUBLISHED[name]() if name in PUBLISHED else AutoConfig.from_pretrained(name)
-    family = families.named(config.model_type)
-    config = family.own_config(config)
-    dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    with torch.device("meta"):
-        model = family.model_class(config)(config).to(dtype)
-        if lora_r is not None:
-            return add_adapters(model, r=lora_r)
-        choose_trainable(model, train)
-        return model
+    """Build a model of the right shapes without weights, on the meta device; raises ModelError if it cannot be."""
+    refuse_arguments(dtype, train)
+    if name not in PUBLISHED:
+        foreign.refuse_missing(name)
+        foreign.refuse_broken(name)
+    with foreign.told(name, "config.json"):
+        config = PUBLISHED[name]() if name in PUBLISHED else AutoConfig.from_pretrained(name)
+        family = families.named(config.model_type)
+        config = family.own_config(config)
+        dtype = (config.dtype or torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+        with torch.device("meta"):
+            model = family.model_class(config)(config).to(dtype)
+            if lora_r is not None:
+                return add_adapters(model, r=lora_r)
+            choose_trainable(model, train)
+            return model
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("{", r"line 2: not valid JSON \(.*killed, run it again to repair"),
+        ("{", r"line 2: is not JSON \(.*killed, run it again to repair"),
         ("3", "line 2: not a JSON object"),
         ({"model_output": "dog"}, "line 2: `choices` must be a list of strings"),
         (OFFICIAL | {"choices": []}, "line 2: `choices` must be a list of strings"),
@@ -70,17 +70,23 @@ def test_files_that_are_none(tmp_path):
         ("none", None, "cannot be read"),
         ("empty", b"", "contains no predictions"),
         ("list", b"[]", "contains no predictions"),
-        ("torn", b'[{"id": 1},', "line 1: not valid JSON"),
+        ("torn", b'[{"id": 1},', "line 1: is not JSON"),
         ("binary", b"\xff\xfe\x00", "not UTF-8 text"),
+        ("deep", b"[" * 100_000, "line 1: is not JSON that can be read"),
+        ("deep.jsonl", b'{"a":' * 100_000, "line 1: is not JSON that can be read"),
+        ("huge.jsonl", b'{"a":' + b"9" * 5_000 + b"}", "line 1: is not JSON that can be read"),
+        ("some.csv", b"id,choices\n1,x\n", "line 2: `choices` must be a list"),
+        ("passwd", b"root:x:0:0:root", "line 1: is not JSON; predictions come as JSON, JSON lines"),
     ]:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(predictions.PredictionsError, match=f"{name}.*{fault}"):
             predictions.read(tmp_path / name)
     write(tmp_path / "p.jsonl", [OFFICIAL])
-    (tmp_path / "p.jsonl.meta.json").write_text("[]")
-    with pytest.raises(predictions.PredictionsError, match=r"p.jsonl.meta.json: not a record written by aqa_lib"):
-        predictions.read(tmp_path / "p.jsonl")
+    for content in ("[]", "[" * 100_000, "{", '{"settings": [], "labels": 3}'):
+        (tmp_path / "p.jsonl.meta.json").write_text(content)
+        with pytest.raises(predictions.PredictionsError, match=r"p.jsonl.meta.json: not a record written by aqa_lib"):
+            predictions.read(tmp_path / "p.jsonl")
 
 
 def test_the_official_form_is_written_for_the_leaderboard(tmp_path):
