@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import set_seed
+from transformers.utils import logging
 
 from .. import dataset, evaluation, foreign, model, reward, scale
 from ..dataset import Question
@@ -20,6 +21,7 @@ from ..sft import LORA_RATE, SFTConfig, SFTTrainer
 from ..tiny import synth
 from . import artifacts, live
 
+logging.disable_progress_bar()  # "Loading weights", in every cell that loads a model
 LORA_R = 16  # rank of the adapters of the paper's LoRA row, which it does not name
 REWARDS = {style: ("accuracy", reward.form_of(style).__name__) for style in (1, 2, 3)}
 

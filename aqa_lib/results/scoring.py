@@ -190,14 +190,15 @@ def questions_of(run: Predictions) -> str:
 
 
 def data_version(run: Predictions) -> str:
-    """Name the data of a run: a published version, a part of one, or unknown data and its file."""
+    """Name the data of a run: a published version, a part of one, or the file's name and the start of its hash."""
     digest, content = run.settings.get("data_sha256") or "", questions_of(run)
     if mmau.version(content).startswith("MMAU"):
         return mmau.version(content)
     if mmau.version(digest).startswith("MMAU"):
         return f"{mmau.version(digest)}, {asked(run)} of its questions"
     file = run.labels.get("data")
-    return (f"{file}, " if file else "") + mmau.version(digest or content)
+    name = mmau.version(digest or content)
+    return name.replace(mmau.UNKNOWN, file) if file else name
 
 
 def complete(run: Predictions, questions: Sequence[dict]) -> Predictions:

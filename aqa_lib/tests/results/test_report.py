@@ -87,7 +87,7 @@ def test_their_averages_are_those_of_their_tasks():
 
 def test_ours_come_from_the_files(runs):
     theirs, table = report.build(report.gather([runs]))
-    assert theirs.data == mmau.OLD and table.data == "test.json, unknown data (tiny)"
+    assert theirs.data == mmau.OLD and table.data == "test.json (tiny)"
     rows = {row.name: row for row in table.rows}
     grpo = rows["GRPO + prompt 2"]
     assert grpo.figures["average"] == pytest.approx(100 * 51 / 60) and grpo.by_seed == pytest.approx(
