@@ -153,12 +153,13 @@ def poll(page, condition, argument=None, seconds=60):
 def bend(page):
     """Turn up the noise by the keyboard, and record: the probabilities move, and the page says what it cannot know."""
     lab = page.locator(".aqa-laboratory")
-    before = lab.locator("td").all_inner_texts()
+    cells = "[...document.querySelectorAll('.aqa-laboratory td')].map(td => td.innerHTML)"  # a bar's width moves first
+    before = page.evaluate(cells)
+    assert before
     lab.locator("[role=slider]").first.focus()
-    for _ in range(8):
+    for _ in range(12):
         page.keyboard.press("ArrowRight")
-    moved = "before => [...document.querySelectorAll('.aqa-laboratory td')].some((td, i) => td.innerText !== before[i])"
-    poll(page, moved, before)
+    poll(page, f"before => {cells}.some((cell, i) => cell !== before[i])", before)
     lab.get_by_role("button", name="Record").click()
     lab.get_by_text("Outside its world").wait_for()
     assert "your recording" in lab.locator("figcaption").inner_text()

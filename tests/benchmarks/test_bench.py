@@ -65,7 +65,7 @@ def test_our_answers_are_as_long_as_they_should_be(tiny, tmp_path):
     trainer = bench.our_trainer(model, processor, asked, 5, 2, **bench.quiet(str(tmp_path)))
     lengths = []
     record = trainer._record
-    trainer._record = lambda *args: lengths.extend(args[-1].mask.sum(-1).flatten()) or record(*args)
+    trainer._record = lambda *args: lengths.extend(args[-1].rollouts.mask.sum(-1).flatten()) or record(*args)
     trainer.train()
     assert lengths == [5] * 16
 

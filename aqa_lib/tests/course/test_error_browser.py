@@ -124,7 +124,7 @@ def test_runs_that_cannot_be_browsed_are_refused_in_a_sentence(runs, tmp_path):
         browser.browse({})
     with pytest.raises(ValueError, match="'sft', which is none of the runs base, GRPO"):
         browser.browse(runs, models={"sft": (None, None)})
-    with pytest.raises(PredictionsError, match="gone.jsonl: cannot be read"):
+    with pytest.raises(PredictionsError, match="gone.jsonl cannot be read"):
         browser.browse({"gone": tmp_path / "gone.jsonl"})
     runs["GRPO"].write_text(json.dumps(B[0]) + "\n")
     shown = browser.browse(runs)
