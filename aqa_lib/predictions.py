@@ -14,12 +14,15 @@ from pathlib import Path
 
 from . import prompt, tables
 from .dataset import Question
+from .escape import show
 from .runtime.errors import AqaError
 from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
 KEPT = ("audio_id", "dataset", "split", *GROUPS[1:], "question_relation")  # MMAU's and AVQA's, carried to predictions
+SHOWN = 5  # keys named in a message
 OUTPUTS = ("model_output", "model_prediction")  # the official key first, then the one that r1-aqa writes
+KNOWN = {"index", "id", "question", "choices", "answer", "task", *KEPT, *OUTPUTS, "prediction", "official", "correct"}
 CONTROLS = {  # their names, and what `evaluation.predict` is asked for
     "silent": {"audio": "silent"},
     "shuffled": {"shuffle_choices": 0},
@@ -190,6 +193,12 @@ def read(path: str | Path) -> Predictions:
         raise PredictionsError(bad[0] + more)
     if not rows:
         raise PredictionsError(f"{path}: contains no predictions; has its run started?")
+    if not any(key in row for _, row in entries for key in OUTPUTS):
+        others = ", ".join(map(show, sorted({*rows[0]} - KNOWN)[:SHOWN])) or "none"
+        raise PredictionsError(
+            f"{path}: no row has {' or '.join(OUTPUTS)}: all would count as wrong (other keys: {others}); rename the "
+            "replies' key to model_output."
+        )
     if all("index" in row for row in rows):
         rows.sort(key=lambda row: row["index"])
     return Predictions(str(path), rows, meta)

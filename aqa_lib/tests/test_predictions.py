@@ -112,3 +112,13 @@ def test_the_official_form_keeps_the_question_file_whole(tmp_path):
     assert written == [source[0] | {"model_output": ""}, source[1] | {"model_output": "dog"}]
     with pytest.raises(predictions.PredictionsError, match="predicts 'z', which is not in"):
         predictions.write_official([ours | {"id": "z"}], tmp_path / "o.json", tmp_path / "questions.json")
+
+
+def test_replies_under_another_key_are_no_wrong_answers(tmp_path):
+    """All rows without a reply would score 0.0 %; one row without one is a missing prediction."""
+    row = {"id": "0", "question": "Which?", "choices": ["a", "b"], "answer": "a", "reply_text": "a"}
+    (tmp_path / "p.json").write_text(json.dumps([row, row | {"id": "1"}]))
+    with pytest.raises(predictions.PredictionsError, match="no row has model_output.*'reply_text'.*rename"):
+        predictions.read(tmp_path / "p.json")
+    (tmp_path / "p.json").write_text(json.dumps([row, row | {"id": "1", "model_output": "a"}]))
+    assert [found["model_output"] for found in predictions.read(tmp_path / "p.json").rows] == [None, "a"]
