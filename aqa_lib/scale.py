@@ -106,7 +106,7 @@ SCALES = {
             "per_device_eval_batch_size": 75,
         },
     ),
-    "small": Scale(  # a first guess: of these rates and steps only GRPO's have been run (docs/real_recordings.md)
+    "small": Scale(  # rates and steps are a first guess: no run at this scale has been finished
         name="small",
         machine="a laptop for hours, or any GPU",
         base=str(SMALL / "base"),
