@@ -12,7 +12,7 @@ from aqa_lib.foreign import ModelError, refuse_missing
 from aqa_lib.large import planner
 
 BASE = Path(scale.SCALES["tiny"].model)
-VALUES = [..., None, "x", -1, 0, [], {}, 1.5, 10**4]
+VALUES = [..., None, "x", -1, 0, [], {}, 1.5, 1_000]
 DRAWN = 20  # of some 600 changes of a value; another seed tries others
 
 
@@ -28,7 +28,7 @@ def changes():
     for name in ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json"):
         for key in fields(json.loads((BASE / name).read_text())):
             for value in VALUES:
-                if not (value == 10**4 and key[-1].endswith("layers")):  # so many layers take minutes to build
+                if not (value == 1_000 and key[-1].endswith("layers")):  # a thousand layers take seconds to build
                     yield name, key, value
 
 
