@@ -215,8 +215,8 @@ def get(name: str) -> Callable[..., list[float]]:
         raise AqaError(f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise AqaError(f"reward {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # whatever the user's module raises as it is imported
+        raise AqaError(f"reward {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise AqaError(f"reward {name!r} is a {type(found).__name__}: name a function")
     return found

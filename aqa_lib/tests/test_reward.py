@@ -161,7 +161,7 @@ def test_get_finds_our_rewards_and_anybodys():
         ("acuracy", "'acuracy' is unknown: choose accuracy, format"),
         ("trl.rewards:", "is unknown"),
         (":think_format_reward", "is unknown"),
-        ("no_such_module:f", "cannot be loaded: No module named 'no_such_module'"),
+        ("no_such_module:f", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("aqa_lib.reward:none", "cannot be loaded: .* has no attribute 'none'"),
         ("aqa_lib.reward:THINK", "is a str: name a function"),
     ],
@@ -234,3 +234,11 @@ def test_a_majority_votes_among_the_choices_question_by_question():
     assert reward.majority(None, replies[:2], ["q"] * 2, choices[:2]) == [1, 0]  # the first of equals
     assert reward.majority(None, replies[:2], ["q", "r"], choices[:2]) == [1, 1]
     assert reward.get("majority") is reward.majority
+
+
+@pytest.mark.parametrize("source", ["1 / 0", "def reward(:", "raise KeyError"])
+def test_a_module_that_raises_when_it_is_imported_is_refused_in_a_sentence(tmp_path, monkeypatch, source):
+    (tmp_path / "broken_rewards.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"reward 'broken_rewards:reward' cannot be loaded: \w+Error"):
+        reward.get("broken_rewards:reward")
