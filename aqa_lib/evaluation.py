@@ -265,13 +265,13 @@ def _reply(engine, processor, questions: list, examples: list, device, sampling:
 
 def sampling_of(model: nn.Module, decoding: str) -> dict:
     """Turn a decoding, one of `DECODINGS`, into sampling arguments of `RolloutEngine.generate`."""
+    if decoding not in DECODINGS:
+        raise AqaError(f"decoding {decoding!r} is unknown; choose {', '.join(DECODINGS)}.")
     if decoding == "greedy":
         return {"temperature": 0}
-    if decoding == "sample":
-        return {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
-    if decoding != "generation_config":
-        raise AqaError(f"decoding {decoding!r} is unknown; choose {', '.join(DECODINGS)}.")
     usual = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}  # transformers' own
+    if decoding == "sample":
+        return usual
     told = {key: getattr(model.generation_config, key, None) for key in usual}
     sampling = {key: usual[key] if told[key] is None else told[key] for key in usual}
     for key, value in sampling.items():

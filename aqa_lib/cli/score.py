@@ -62,16 +62,9 @@ def tries(args: Namespace) -> None:
     found = unheard.tries(runs, args.tries)
     if not args.json:
         return print(unheard.markdown(found, len(runs), args.tries))
-    by = {
-        name: {"wrong_in_all": made.never.to_dict(), "right": [x if x == x else None for x in made.right]}
-        for name, made in found.items()
-    }
-    labels, environment = runs[0].labels, runs[0].meta.get("environment")
-    print(
-        json.dumps(
-            {"tries": len(runs), "by": args.tries, "groups": by, "labels": labels, "environment": environment}, indent=1
-        )
-    )
+    groups = {name: made.to_dict() for name, made in found.items()}
+    made = {"tries": len(runs), "by": args.tries, "groups": groups, "labels": runs[0].labels}
+    print(json.dumps(made | {"environment": runs[0].meta.get("environment")}, indent=1, allow_nan=False))
 
 
 def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:

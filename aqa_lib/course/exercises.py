@@ -35,14 +35,13 @@ def verdict(notebook: str, n: int, answer: object, *about) -> str:
     """Judge an answer in one line: "right", "not yet" and where it errs, or "not tried yet"."""
     exercise = _exercise(notebook, n)
     try:
-        dots = answer is ... or (isinstance(answer, list | tuple) and any(part is ... for part in answer))
-        wrong = "untried" if dots else exercise.judge(answer, *about)
+        if answer is ... or (isinstance(answer, list | tuple) and any(part is ... for part in answer)):
+            raise Untried
+        wrong = exercise.judge(answer, *about)
     except Untried:
-        wrong = "untried"
+        return f"Exercise {n}: not tried yet. Put your answer in place of the dots; hint({n}) helps."
     except Exception as error:  # whatever a reader may hand in
         return f"Exercise {n}: not yet. This gave {type(error).__name__}: {error}. Wanted: {exercise.wanted}."
-    if wrong == "untried":
-        return f"Exercise {n}: not tried yet. Put your answer in place of the dots; hint({n}) helps."
     return f"Exercise {n}: not yet. {wrong}" if wrong else f"Exercise {n}: right. {exercise.right}"
 
 

@@ -85,7 +85,7 @@ def table(rows: Sequence[Mapping], digits: int = 3) -> Markdown:
 
 
 def _cell(value, digits: int) -> str:
-    if value is None or value != value:  # nan: there is no number
+    if value is None or value != value:  # only nan differs from itself
         return ""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"

@@ -89,12 +89,12 @@ class Comparison:
                 "files": [run.name for run in recipe.runs],
                 "percent_by_seed": recipe.seeds,
                 "over_questions": list(recipe.over_questions),
-                "over_seeds": _known(recipe.over_seeds),
+                "over_seeds": known(recipe.over_seeds),
             }
             for recipe in self.recipes
         ]
         differences = [
-            {k: v if isinstance(v, str) else _known([v])[0] for k, v in asdict(d).items()} | {"real": d.real}
+            {k: v if isinstance(v, str) else known([v])[0] for k, v in asdict(d).items()} | {"real": d.real}
             for d in self.differences
         ]
         return {"data": self.data, "n": self.n, "rule": self.rule} | {
@@ -142,7 +142,8 @@ def interval(values: Sequence[float], signed: bool = False) -> str:
     return mean if math.isnan(values[1]) else f"{mean} [{low}, {high}]"
 
 
-def _known(values: Sequence[float]) -> list[float | None]:
+def known(values: Sequence[float]) -> list[float | None]:
+    """Give numbers for JSON, which has no nan: None in its place."""
     return [None if math.isnan(value) else float(value) for value in values]
 
 

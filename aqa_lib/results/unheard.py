@@ -15,7 +15,7 @@ import numpy as np
 from .. import escape
 from ..predictions import Predictions, PredictionsError, group
 from . import stats
-from .comparison import interval, paired
+from .comparison import interval, known, paired
 from .scoring import Rate
 
 
@@ -25,6 +25,10 @@ class Tries:
 
     never: Rate
     right: tuple[float, float, float]
+
+    def to_dict(self) -> dict:
+        """Give both as plain numbers, for JSON."""
+        return {"wrong_in_all": self.never.to_dict(), "right": known(self.right)}
 
 
 def tries(runs: Sequence[Predictions], key: str = "question_relation", rule: str = "strict") -> dict[str, Tries]:
