@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ..runtime.errors import AqaError
 from . import stats
+from .comparison import interval
 from .plotting import METHOD_COLOURS, STYLE, Picture
 
 DOSE, RATE, STEPS = 0.3, 1e-4, 150  # in a curve that varies something else
@@ -178,8 +179,3 @@ def table(rows: Sequence[Mapping]) -> str:
         return "(not run)"
     lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row.values()))} |" for row in rows)])
-
-
-def interval(values: Sequence[float], signed: bool = False) -> str:
-    mean, low, high = (f"{value:+.1f}" if signed else f"{value:.1f}" for value in values)
-    return f"{mean} [{low}, {high}]"

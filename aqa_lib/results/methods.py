@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .dose import difference, interval, percent, read, table
+from .comparison import interval
+from .dose import difference, percent, read, table
 
 __all__ = ["labelled", "markdown", "read", "vote"]
 

@@ -9,6 +9,7 @@ import re
 
 from .. import scale
 from . import dose, methods, stats
+from .comparison import interval
 
 RESULTS = scale.ROOT / "data" / "results"
 TASKS = ("sound", "music", "speech")
@@ -37,29 +38,32 @@ def demo() -> str:
     )
 
 
+def found(name: str) -> dict:
+    """Read a file of results; {} if its command has not been run."""
+    file = RESULTS / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def gaps() -> str:
     """Write GRPO minus SFT at each share of wrong labels as one sentence: `dose.jsonl`."""
     rows = dose.points(dose.read(RESULTS / "dose.jsonl"), "wrong")
-    found = ", ".join(f"{row['GRPO - SFT']} with {100 * float(row['wrong']):g} %" for row in rows)
-    return f"GRPO minus SFT at learning rate 1e-4, points [95 %]: {found} wrong labels."
+    each = ", ".join(f"{row['GRPO - SFT']} with {100 * float(row['wrong']):g} %" for row in rows)
+    return f"GRPO minus SFT at learning rate 1e-4, points [95 %]: {each} wrong labels."
 
 
 def study() -> str:
     """Format the study's rows and the verdicts on the paper's findings: `study.json`."""
-    file = RESULTS / "study.json"
-    if not file.exists():
+    if not (made := found("study.json")):
         return "(not run)"
-    made = json.loads(file.read_text(encoding="utf-8"))
     n = made["runs"][0]["n"]
     lines = [f"| row | percent of {n} questions [95 %] | seeds |", "|---|---|---|"]
     for row in made["means"]:
-        mean, low, high = row["mean"]
         seeds = ", ".join(f"{seed:.1f}" for seed in row["seeds"])
         name = row["name"].replace("base-", "base, prompt ")
-        lines.append(f"| {name} | {mean:.1f} [{low:.1f}, {high:.1f}] | {seeds} |")
+        lines.append(f"| {name} | {interval(row['mean'])} | {seeds} |")
     lines += ["", "| the paper finds | here, points [95 %] | p, corrected | verdict |", "|---|---|---|---|"]
     for row in made["findings"]:
-        points = f"{row['points']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+        points = interval((row["points"], row["low"], row["high"]), signed=True)
         lines.append(f"| {row['claim']} | {points} | {stats.p_text(row['p_holm'])} | {row['verdict']} |")
     rates = ", ".join(f"{row} {rate:g}" for row, rate in made["rates"].items())
     return "\n".join([*lines, "", f"Learning rates: {rates}."])
@@ -67,10 +71,8 @@ def study() -> str:
 
 def pulls() -> str:
     """Format how hard right and wrong labels pull: `mechanism.json`."""
-    file = RESULTS / "mechanism.json"
-    if not file.exists():
+    if not (made := found("mechanism.json")):
         return "(not run)"
-    made = json.loads(file.read_text(encoding="utf-8"))
     lines = ["| label | SFT, median | GRPO, median | GRPO, mean | groups without deviation |", "|---|---|---|---|---|"]
     for kind in ("right", "wrong"):
         row = made[kind]
@@ -81,16 +83,14 @@ def pulls() -> str:
 
 def tries() -> str:
     """Format what a trained model answered to its training questions, asked several times: `unheard.json`."""
-    file = RESULTS / "unheard.json"
-    if not file.exists():
+    if not (made := found("unheard.json")):
         return "(not run)"
-    made = json.loads(file.read_text(encoding="utf-8"))
     lines = [f"| relation | questions | wrong in all {made['tries']} tries (%) [95 %] | right, of all tries (%) |"]
     lines.append("|---|---|---|---|")
     for name, row in made["groups"].items():
-        never, (low, high) = row["wrong_in_all"], row["wrong_in_all"]["interval"]
-        right = "{:.1f} [{:.1f}, {:.1f}]".format(*row["right"])
-        lines.append(f"| {name} | {never['n']} | {never['percent']:.1f} [{low:.1f}, {high:.1f}] | {right} |")
+        never = row["wrong_in_all"]
+        wrong = interval((never["percent"], *never["interval"]))
+        lines.append(f"| {name} | {never['n']} | {wrong} | {interval(row['right'])} |")
     return "\n".join(lines)
 
 
