@@ -9,9 +9,9 @@ import sys
 from contextlib import redirect_stdout
 from importlib import import_module
 
-from . import escape
 from . import scale as scales
 from .cli import COMMANDS, options
+from .runtime import escape
 from .runtime.errors import AqaError
 
 

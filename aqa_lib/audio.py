@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-from . import streams
+from .reading import streams
 from .runtime.errors import AqaError
 
 SAMPLE_RATE = 16_000  # samples per second, Whisper's and Qwen2-Audio's

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import forms, recordings, tables
-from .escape import UNPRINTABLE, show
+from .reading import forms, recordings, tables
+from .reading.tables import DataError
 from .runtime.errors import AqaError
-from .tables import DataError
+from .runtime.escape import UNPRINTABLE, show
 
 AVQA = {"id": "id", "audio": "audio_path", "question": "question_text", "choices": "multi_choice"}
 AVQA |= {"answer": "answer", "task": "task"}

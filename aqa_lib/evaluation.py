@@ -21,15 +21,16 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import inputs, predictions, prompt, rollout, scale, tables
+from . import inputs, predictions, prompt, rollout, scale
+from .architectures.foreign import ModelError
 from .audio import MAX_SECONDS, AudioError, length
 from .dataset import Question
-from .escape import show
-from .foreign import ModelError
 from .logps import completion_logps
 from .model import context
+from .reading import tables
 from .runtime import distributed, faults, files
 from .runtime.errors import AqaError
+from .runtime.escape import show
 from .runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)

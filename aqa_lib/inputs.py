@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import audio, families, prompt
+from . import audio, prompt
+from .architectures import families
 from .audio import AudioError, Clip
 from .dataset import Question
 from .runtime.errors import AqaError

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.utils import logging
 
-from . import attention, audio, families, prompt
-from .audio import Clip
-from .dataset import Question
-from .escape import show
-from .families import Parts
-from .foreign import (
+from . import attention, audio, prompt
+from .architectures import families
+from .architectures.families import Parts
+from .architectures.foreign import (
     SAFE,
     ModelError,
     adapters_base,
@@ -34,8 +32,11 @@ from .foreign import (
     told,
     with_saved_adapter,
 )
+from .audio import Clip
+from .dataset import Question
 from .inputs import Prompts, collate, encode, positions
 from .runtime import faults
+from .runtime.escape import show
 
 PARTS = ("audio_tower", "projector", "language_model")
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import prompt, tables
+from . import prompt
 from .dataset import Question
-from .escape import show
+from .reading import tables
 from .runtime.errors import AqaError
+from .runtime.escape import show
 from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by

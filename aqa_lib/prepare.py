@@ -22,8 +22,9 @@ import numpy as np
 import soundfile
 from tqdm.auto import tqdm
 
-from . import audio, dataset, recordings, tables
+from . import audio, dataset
 from .dataset import Question
+from .reading import recordings, tables
 from .runtime import locks
 from .runtime.files import append, write_whole
 

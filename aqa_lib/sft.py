@@ -20,7 +20,8 @@ import trl
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from . import families, prompt
+from . import prompt
+from .architectures import families
 from .dataset import Question
 from .grpo import GRPOConfig
 from .inputs import Prompts, Rollouts

@@ -20,7 +20,7 @@ from transformers import (
     WhisperModel,
 )
 
-from ..foreign import SAFE, ModelError, refuse_code, refuse_missing
+from ..architectures.foreign import SAFE, ModelError, refuse_code, refuse_missing
 from ..model import check_model, use_own_attention
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import dataset, forms, prompt, tables
+from .. import dataset, prompt
 from ..dataset import Question, checked_audio, checked_text
-from ..escape import show
-from ..tables import DataError
+from ..reading import forms, tables
+from ..reading.tables import DataError
+from ..runtime.escape import show
 
 COLUMNS = ("id", "audio", "task", "split")  # what is known of a clip besides facts
 TABLES = (".csv", ".tsv")  # where facts may be columns that nobody named

@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from .. import foreign
+    from ..architectures import foreign
     from ..assembly import align, facts
 
     options.quiet()

@@ -66,7 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from .. import dataset, evaluation, foreign, model
+    from .. import dataset, evaluation, model
+    from ..architectures import foreign
     from ..runtime import distributed
 
     scale = scales.get()

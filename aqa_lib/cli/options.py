@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .. import scale as scales
-from .. import tables
+from ..reading import tables
 from ..runtime import files
 from ..runtime.errors import AqaError
 

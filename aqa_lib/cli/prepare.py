@@ -17,8 +17,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from .. import tables
     from ..prepare import prepare
+    from ..reading import tables
 
     given = (args.audio, args.columns, args.flac, args.workers, args.max_seconds)
     report = prepare(args.questions, args.output, *given)

@@ -32,7 +32,7 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 
     make_trainer: takes the model, its processor, the training questions and the held-out ones.
     """
-    from .. import foreign
+    from ..architectures import foreign
     from ..runtime import checkpoints, locks
 
     options.quiet()
@@ -48,7 +48,8 @@ def train(scale: scales.Scale, what: options.TrainArguments, config, make_traine
 def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from transformers import set_seed
 
-    from .. import dataset, model, recordings
+    from .. import dataset, model
+    from ..reading import recordings
     from ..runtime import checkpoints
 
     options.ensure_tiny(what.train)
@@ -79,7 +80,7 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
 
 def refuse_too_large(what: options.TrainArguments, config) -> None:
     """Refuse a run that will not fit its device, before its model is loaded."""
-    from .. import foreign
+    from ..architectures import foreign
     from ..large import planner
 
     if planner.card(config):

@@ -13,9 +13,9 @@ import numpy as np
 
 from .. import audio, predictions, scale
 from ..dataset import Question
-from ..escape import markdown
 from ..results import plotting, scoring
 from ..runtime import checkpoints, files
+from ..runtime.escape import markdown
 from . import recipes
 
 MARK, SAYS = "demo.json", '{"written by": "python -m aqa_lib demo, which deletes what it wrote when it is run again"}\n'

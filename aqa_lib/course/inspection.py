@@ -13,11 +13,11 @@ from pathlib import Path
 
 from .. import audio, prompt
 from ..dataset import Question
-from ..escape import NO_MATH, html, plain
 from ..predictions import Predictions, group
 from ..results import comparison, plotting
 from ..results.causes import is_choice, kind
 from ..runtime.errors import AqaError
+from ..runtime.escape import NO_MATH, html, plain
 from . import show
 
 KINDS = ("wrong", "unreadable", "right", "all")

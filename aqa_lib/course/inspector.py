@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from .. import audio, inputs, sft
 from ..dataset import Question
-from ..escape import NO_MATH, html
 from ..logps import completion_logps
 from ..loss import group_advantages
 from ..runtime.errors import AqaError
+from ..runtime.escape import NO_MATH, html
 from . import show
 
 LIKELIER, LESS = "0, 114, 178", "213, 94, 0"  # blue and orange, as elsewhere

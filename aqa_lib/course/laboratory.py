@@ -19,10 +19,10 @@ from PIL import Image
 from .. import audio, inputs, scale
 from ..audio import Clip
 from ..dataset import Question
-from ..escape import NO_MATH, html
 from ..evaluation import choice_probabilities
 from ..results.plotting import COLOURS, METHOD_COLOURS
 from ..runtime.errors import AqaError
+from ..runtime.escape import NO_MATH, html
 from ..tiny import sounds, synth
 from . import microphone, show
 from .browser import WHOLE, choose, with_page

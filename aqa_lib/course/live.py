@@ -10,8 +10,9 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from .. import audio, escape
+from .. import audio
 from ..results import plotting
+from ..runtime import escape
 from ..training.base import QuestionTrainer
 from . import kernel
 

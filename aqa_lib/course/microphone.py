@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import audio
 from ..audio import Clip
-from ..escape import html
+from ..runtime.escape import html
 
 SECONDS = 2.5
 ROOM, BOX = "aqa-laboratory", "aqa-recorded"  # classes of what holds the button, and of the text area

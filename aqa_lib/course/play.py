@@ -11,10 +11,10 @@ import numpy as np
 
 from .. import audio
 from ..dataset import Question
-from ..escape import NO_MATH, html
 from ..results import stats
 from ..results.causes import kind
 from ..runtime.errors import AqaError
+from ..runtime.escape import NO_MATH, html
 from . import show
 from .browser import with_page
 from .inspection import LEFT, alert

@@ -12,7 +12,8 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging
 
-from .. import dataset, evaluation, foreign, model, reward, scale
+from .. import dataset, evaluation, model, reward, scale
+from ..architectures import foreign
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
 from ..results import paper

@@ -16,8 +16,9 @@ import soundfile
 import torch
 from IPython.display import HTML, Markdown
 
-from .. import audio, escape, scale
+from .. import audio, scale
 from ..audio import Clip
+from ..runtime import escape
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "librosa")
 

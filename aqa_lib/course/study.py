@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import foreign, predictions
+from .. import predictions
 from .. import scale as scales
+from ..architectures import foreign
 from ..results import ablation, comparison, report, scoring
 from ..results.plotting import read_metrics
 from ..runtime.errors import AqaError

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, Qwen2_5OmniThinkerConfig, Qwen2AudioConfig, VoxtralConfig
 
-from .. import attention, families, foreign
+from .. import attention
+from ..architectures import families, foreign
 from ..model import add_adapters, choose_trainable, parts, refuse_arguments
 from ..runtime.errors import AqaError
 from .masters import MASTERS, refusal

@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import predictions, reward
-from ..escape import figure as label_of
-from ..escape import markdown as text_of
 from ..predictions import Predictions
+from ..runtime.escape import figure as label_of
+from ..runtime.escape import markdown as text_of
 from . import comparison, stats
 from .plotting import STYLE, Picture, colour_of, read_metrics, smooth
 from .scoring import data_version, judge

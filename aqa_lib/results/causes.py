@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from .. import prompt
 from ..dataset import show
-from ..escape import figure as label_of
 from ..predictions import Predictions, PredictionsError, group
 from ..runtime import locks
 from ..runtime.errors import AqaError
+from ..runtime.escape import figure as label_of
 from ..runtime.files import write_whole
 from . import plotting
 from .scoring import Rate, judge

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .. import prompt
-from ..escape import markdown
 from ..predictions import CONTROLS, Predictions, PredictionsError, control_path, meta_path, read
+from ..runtime.escape import markdown
 from . import stats
 from .scoring import Rate, data_version, judge, questions_of
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..escape import figure as label_of
+from ..runtime.escape import figure as label_of
 from . import stats
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from .. import escape
 from ..predictions import CONTROLS, Predictions, PredictionsError, group, meta_path, read
+from ..runtime import escape
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
 from .paper import FINDINGS, THEIR_N, THEIRS, Theirs

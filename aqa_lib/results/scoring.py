@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from .. import prompt, reward
 from ..dataset import show
-from ..escape import markdown
 from ..predictions import GROUPS, Predictions, PredictionsError, group
 from ..runtime.errors import AqaError
+from ..runtime.escape import markdown
 from ..runtime.files import fingerprint
 from . import mmau, stats
 

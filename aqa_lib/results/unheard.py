@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import escape
 from ..predictions import Predictions, PredictionsError, group
+from ..runtime import escape
 from . import stats
 from .comparison import interval, known, paired
 from .scoring import Rate

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aqa_lib import recordings
 from aqa_lib.dataset import DataError, Question, read, read_avqa, read_hub, read_mmau, relabel, split
+from aqa_lib.reading import recordings
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"  # beside the repository
 AVQA_ROW = {

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from aqa_lib import prompt
-from aqa_lib.families import ThinkerProcessor
+from aqa_lib.architectures.families import ThinkerProcessor
 
 OMNI_TEMPLATE = (  # Qwen2.5-Omni's form: no "Audio 1:" before a clip, its system prompt where none is given
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from aqa_lib import inputs, model, prompt, sft
+from aqa_lib.architectures.foreign import ModelError
 from aqa_lib.assembly import assemble
 from aqa_lib.audio import Clip
-from aqa_lib.foreign import ModelError
 from aqa_lib.rollout import end_ids
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}

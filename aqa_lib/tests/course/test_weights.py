@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from aqa_lib import families
 from aqa_lib import model as models
+from aqa_lib.architectures import families
 from aqa_lib.course.weights import changes
 
 

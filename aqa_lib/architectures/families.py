@@ -1,9 +1,9 @@
 """One adapter class for each family of audio models: everything that differs between them, and nothing else.
 
 `audio -> [families] -> inputs -> model`. To add a model of transformers, write a class with the methods of
-`WhisperEncoder` (or inherit those that fit), and put it into FAMILIES; tests/test_families.py shows how to prove
-it. Three other places build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning needs no
-download), `tiny.pretrain` and the benchmarks.
+`WhisperEncoder` (or inherit those that fit), and put it into FAMILIES; tests/architectures/test_families.py shows how
+to prove it. Three other places build Qwen2-Audio on purpose: `large.planner` (its published sizes, so that planning
+needs no download), `tiny.pretrain` and the benchmarks.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
-from . import audio
-from .runtime.errors import AqaError
+from .. import audio
+from ..runtime.errors import AqaError
 
 
 class FamilyError(AqaError):
@@ -200,7 +200,8 @@ class Voxtral(WhisperEncoder):
     """Mistral's Voxtral, which hears a clip as one piece of 30 s after the other, the last filled up with silence.
 
     Nothing is masked: the silence is heard as well, and gives audio tokens, 12.5 a second. Its tokenizer takes no
-    special token from a text, so a prompt is put together from ids; tests/test_families.py compares with its own.
+    special token from a text, so a prompt is put together from ids; tests/architectures/test_families.py compares
+    with its own.
     """
 
     model_type = "voxtral"
@@ -253,7 +254,8 @@ def named(model_type: str) -> WhisperEncoder:
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
     raise FamilyError(
-        f"a {model_type} model is not one of the audio models known here ({known}); to add it, see aqa_lib/families.py."
+        f"a {model_type} model is not one of the audio models known here ({known}); "
+        "to add it, see aqa_lib/architectures/families.py."
     )
 
 
@@ -263,5 +265,6 @@ def of_processor(processor) -> WhisperEncoder:
         if family.takes(processor):
             return family
     raise FamilyError(
-        f"a {type(processor).__name__} is not the processor of a known audio model; see aqa_lib/families.py to add it."
+        f"a {type(processor).__name__} is not the processor of a known audio model; "
+        "see aqa_lib/architectures/families.py to add it."
     )

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .runtime.errors import AqaError, reason
+from ..runtime.errors import AqaError, reason
 
 HUB = "hub:"
 FORMATS = "JSON, JSON lines, CSV, TSV, parquet or Arrow"

@@ -11,11 +11,12 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
-from aqa_lib import audio, forms
+from aqa_lib import audio
 from aqa_lib.dataset import DataError, read
 from aqa_lib.prepare import prepare
+from aqa_lib.reading import forms
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "inputs" / "forms"  # beside the repository
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "inputs" / "forms"  # beside the repository
 ROW = {"audio": "c0.wav", "question": "Which sound?", "choices": ["a dog", "a cat", "a bell"], "answer": "a cat"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aqa_lib import evaluation, model, scale
-from aqa_lib.foreign import ModelError, refuse_missing
+from aqa_lib.architectures.foreign import ModelError, refuse_missing
 from aqa_lib.large import planner
 
 BASE = Path(scale.SCALES["tiny"].model)

@@ -11,8 +11,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aqa_lib import audio, dataset, evaluation, streams
+from aqa_lib import audio, dataset, evaluation
 from aqa_lib.prepare import prepare
+from aqa_lib.reading import streams
 from aqa_lib.scale import ROOT
 
 RATE = audio.SAMPLE_RATE

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedConfig
 
-from . import scale
-from .escape import show
-from .runtime.errors import AqaError, reason
+from .. import scale
+from ..runtime.errors import AqaError, reason
+from ..runtime.escape import show
 
 ATTENTIONS = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")  # installed, not fetched
 KERNELS = ("attn_implementation", "experts_implementation", "use_kernels", "kernel_config")  # keys that may name others

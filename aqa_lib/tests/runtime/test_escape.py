@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from aqa_lib import escape, evaluation, predictions
+from aqa_lib import evaluation, predictions
 from aqa_lib.__main__ import main
 from aqa_lib.course import demo, show
 from aqa_lib.dataset import read
 from aqa_lib.results import ablation, causes, comparison, plotting, report, scoring
+from aqa_lib.runtime import escape
 
 mistune = pytest.importorskip("mistune", reason="mistune, which comes with nbconvert, is absent")
 HOSTILE = (

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import MistralCommonBackend, Qwen2_5OmniConfig, VoxtralProcessor, WhisperFeatureExtractor
 
-from aqa_lib import attention, audio, families, inputs, prompt
+from aqa_lib import attention, audio, inputs, prompt
 from aqa_lib import model as models
 from aqa_lib.__main__ import main
+from aqa_lib.architectures import families
 from aqa_lib.dataset import Question
 from aqa_lib.grpo import GRPOTrainer
 from aqa_lib.large import planner

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .escape import show
+from ..runtime.escape import show
 
 # "A. a dog", "B) a cat", "(c) a bell", "1: a car": the white space keeps "1.5 s" a number
 LABELLED = re.compile(r"\s*(?:\(([A-Za-z]|\d{1,2})\)\s*|([A-Za-z]|\d{1,2})\s*[.):]\s+)(\S.*)", re.DOTALL)
