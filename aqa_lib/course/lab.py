@@ -323,7 +323,7 @@ def mechanism(steps: int = 40, n: int = 60) -> dict:
     """Measure how hard right and wrong labels pull on a model that has just learned the form; see `pulls`.
 
     The model is the base after `steps` steps of GRPO on labels of which `DOSE` are wrong; n questions of each kind are
-    asked. Returns medians of the gradients' norms under SFT and GRPO, and the share of groups without deviation.
+    asked. Returns quartiles of the gradients' norms under SFT and GRPO, and how many groups had no deviation.
     """
     asked = questions(Trial("grpo", DOSE, RATE, steps, 0))
     with tempfile.TemporaryDirectory() as folder:
@@ -340,9 +340,8 @@ def mechanism(steps: int = 40, n: int = 60) -> dict:
         rows = pulls(trainer.model, processor, some)
         found["wrong" if wrong else "right"] = {
             "n": len(rows),
-            "sft": float(np.median([row["sft"] for row in rows])),
-            "grpo": float(np.median([row["grpo"] for row in rows])),
-            "grpo_mean": float(np.mean([row["grpo"] for row in rows])),
-            "silent": float(np.mean([row["silent"] for row in rows])),
+            "sft": np.percentile([row["sft"] for row in rows], (25, 50, 75)).tolist(),
+            "grpo": np.percentile([row["grpo"] for row in rows], (25, 50, 75)).tolist(),
+            "silent": sum(row["silent"] for row in rows),
         }
     return found | {"steps": steps, "seed": 0, "environment": files.environment()}

@@ -73,11 +73,14 @@ def pulls() -> str:
     """Format how hard right and wrong labels pull: `mechanism.json`."""
     if not (made := found("mechanism.json")):
         return "(not run)"
-    lines = ["| label | SFT, median | GRPO, median | GRPO, mean | groups without deviation |", "|---|---|---|---|---|"]
+    lines = ["| label | SFT, median (quartiles) | GRPO, median (quartiles) | groups without deviation (%) [95 %] |"]
+    lines.append("|---|---|---|---|")
     for kind in ("right", "wrong"):
         row = made[kind]
-        norms = " | ".join(f"{row[name]:.2f}" for name in ("sft", "grpo", "grpo_mean"))
-        lines.append(f"| {kind} | {norms} | {row['silent']:.0%} |")
+        norms = " | ".join(f"{middle:.2f} ({low:.2f} to {high:.2f})" for low, middle, high in (row["sft"], row["grpo"]))
+        shares = (row["silent"] / row["n"], *stats.wilson(row["silent"], row["n"]))
+        silent = interval([100 * share for share in shares])
+        lines.append(f"| {kind} | {norms} | {silent} |")
     return "\n".join(lines)
 
 
