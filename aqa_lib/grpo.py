@@ -7,6 +7,7 @@ step cut into micro-batches by tokens. Checkpoints are selected on held-out ques
 """
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -279,10 +280,21 @@ class GRPOTrainer(QuestionTrainer):
         with faults.memory_advice(self._fewer_tokens):
             loss = self._backward(model, experience)
         if self.accelerator.sync_gradients:  # the last accumulated batch of the step
+            self._refuse_unscored()
             distributed.average_gradients(model.parameters())
         self.check_loss(loss, experience.records)
         self.means.add("step_time", time.perf_counter() - start)
         return loss
+
+    def _refuse_unscored(self) -> None:
+        """Raise RewardError if no reward applied to any answer of a step: it would only look like training."""
+        rewards = [value for experience in self._experiences for row in experience.records for value in row["rewards"]]
+        if all(distributed.gather(all(value is None for value in rewards))):
+            raise reward.RewardError(
+                f"step {self.state.global_step + 1}: no reward ({', '.join(self.reward_names)}) applied to any of its "
+                f"{len(rewards)} answers, all were None, so there is nothing to learn; leave out the questions that no "
+                "reward applies to, or add one that does."
+            )
 
     def _experience(self, model: nn.Module, inputs: dict) -> Experience:
         """Return a batch's answers: sampled now, or earlier if num_iterations takes several steps on them."""
@@ -367,7 +379,7 @@ class GRPOTrainer(QuestionTrainer):
         return rollouts
 
     def _score(self, questions: Sequence[Question], texts: list[list[str]], rollouts: Rollouts) -> Tensor:
-        """Reward every answer, (B, G): the weighted sum of all rewards that apply to it."""
+        """Reward every answer, (B, G): the weighted sum of all rewards that apply to it; NaN if none does."""
         G = self.args.num_generations
         repeated = [question for question in questions for _ in range(G)]
         columns = {
@@ -385,7 +397,8 @@ class GRPOTrainer(QuestionTrainer):
             rewards.append(torch.tensor(reward.call(function, name, columns)))  # NaN: does not apply
             if (applies := ~rewards[-1].isnan()).any():
                 self.means.add(f"rewards/{name}/mean", rewards[-1][applies].mean())
-        total = (torch.stack(rewards, 1) * self.reward_weights).nansum(1)
+        each = torch.stack(rewards, 1)
+        total = (each * self.reward_weights).nansum(1).masked_fill(each.isnan().all(1), torch.nan)
         return total.view(-1, G).to(self.args.device)
 
     @torch.no_grad()
@@ -490,11 +503,12 @@ class GRPOTrainer(QuestionTrainer):
         """Keep the metrics of a batch of answers, under TRL's names; return the answers in readable form."""
         rollouts, rewards = answered.rollouts, answered.rewards
         lengths, ended = rollouts.mask.sum(-1).float(), rollouts.ended
-        deviation = rewards.std(1)
+        deviation = answered.deviation
         values = {
-            "reward": rewards.mean(),
+            "reward": rewards.nanmean(),
             "reward_std": deviation.mean(),  # within groups, as in the paper's curves
             "frac_reward_zero_std": (deviation <= dynamic.EQUAL).float().mean(),
+            "frac_reward_none": rewards.isnan().float().mean(),
             "completions/mean_length": lengths.mean(),
             "completions/min_length": lengths.min(),
             "completions/max_length": lengths.max(),
@@ -502,9 +516,10 @@ class GRPOTrainer(QuestionTrainer):
             "completions/mean_terminated_length": lengths[ended].mean() if ended.any() else torch.tensor(0.0),
         }
         for name, value in values.items():
-            self.means.add(name, value)
+            if not value.isnan():  # a batch to which no reward applies has none
+                self.means.add(name, value)
         rows = [
-            as_row(question) | {"completions": group, "rewards": values}
+            as_row(question) | {"completions": group, "rewards": [None if math.isnan(v) else v for v in values]}
             for question, group, values in zip(answered.questions, answered.texts, rewards.tolist(), strict=True)
         ]
         self._sample = {"step": self.state.global_step} | rows[0]

@@ -13,10 +13,25 @@ LOSS_TYPES = ("grpo", "bnpo", "dapo", "dr_grpo", "cispo")
 LEVELS = ("token", "sequence")  # of the importance ratio
 
 
+def spread(rewards: Tensor, dim: int | None = None) -> Tensor:
+    """Compute the unbiased deviation of the rewards that are numbers, keeping `dim`; 0 where fewer than two are.
+
+    >>> spread(torch.tensor([[1.0, 3.0, torch.nan], [1.0, torch.nan, torch.nan]]), 1)
+    tensor([[1.4142],
+            [0.0000]])
+    """
+    known = ~rewards.isnan()
+    squares = torch.where(known, rewards - rewards.nanmean(dim, keepdim=True), 0.0).square().sum(dim, keepdim=True)
+    part = (squares / (known.sum(dim, keepdim=True) - 1).clamp(min=1)).sqrt()
+    whole = known.all() if dim is None else known.all(dim, keepdim=True)
+    return torch.where(whole, rewards.std(dim, keepdim=True), part)
+
+
 def group_advantages(rewards: Tensor, scale_rewards: str = "group", baseline: str = "group") -> Tensor:
     """Subtract a baseline from each answer's reward, and divide by a deviation.
 
-    rewards: (B, G), any unit. Returns (B, G). baseline: the mean of the answer's "group" (GRPO), of the group's other
+    rewards: (B, G), any unit; NaN where none applies: such an answer is in no mean and no deviation, and its advantage
+    is 0, as in TRL. Returns (B, G). baseline: the mean of the answer's "group" (GRPO), of the group's other
     answers, "leave_one_out" (RLOO), or of the whole "batch" (REINFORCE). scale_rewards: the deviation of the "group",
     of the whole "batch", or "none" (Dr. GRPO, RLOO). Where rewards are compared within groups, a group whose rewards
     agree has advantages of exactly zero.
@@ -26,15 +41,17 @@ def group_advantages(rewards: Tensor, scale_rewards: str = "group", baseline: st
     tensor([[ 0.8659,  0.8659, -0.8659, -0.8659]])
     """
     _known(scale_rewards=(scale_rewards, SCALES), baseline=(baseline, BASELINES))
-    group, deviation = rewards.mean(1, keepdim=True), rewards.std(1, keepdim=True)
-    centred = rewards - (rewards.mean() if baseline == "batch" else group)
+    group, deviation = rewards.nanmean(1, keepdim=True), spread(rewards, 1)
+    centred = rewards - (rewards.nanmean() if baseline == "batch" else group)
+    centred = torch.where(rewards.isnan(), 0.0, centred)
     if baseline != "batch":  # equal rewards may differ in their last bit, which a deviation of nearly 0 would blow up
         centred = centred * (deviation > 1e-6)
     if baseline == "leave_one_out":  # r - (sum - r) / (G - 1)
-        centred = centred * rewards.shape[1] / (rewards.shape[1] - 1)
+        scored = (~rewards.isnan()).sum(1, keepdim=True)
+        centred = centred * scored / (scored - 1).clamp(min=1)
     if scale_rewards == "none":
         return centred
-    return centred / ((rewards.std() if scale_rewards == "batch" else deviation) + 1e-4)
+    return centred / ((spread(rewards) if scale_rewards == "batch" else deviation) + 1e-4)
 
 
 def kl_divergence(logps: Tensor, ref_logps: Tensor) -> Tensor:

@@ -6,20 +6,19 @@ tokens are those of the answer's text: now and then a model writes the same text
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from statistics import stdev
 
 import ipywidgets as widgets
 import torch
 from torch import Tensor, nn
 
-from .. import audio, inputs, sft
+from .. import audio, inputs, loss, sft
 from ..dataset import Question
 from ..logps import completion_logps
-from ..loss import group_advantages
 from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
 from . import show
@@ -64,7 +63,8 @@ class Steps:
     def static(self) -> str:
         """Write a few groups for a page that has no kernel: first, middle and last, and whose rewards differ most."""
         last = len(self.rows) - 1
-        spread = max(range(1, last + 1), key=lambda place: stdev(self.rows[place]["rewards"]), default=0)
+        deviations = [float(loss.spread(torch.tensor([row["rewards"]], dtype=torch.float64), 1)) for row in self.rows]
+        spread = max(range(1, last + 1), key=lambda place: deviations[place], default=0)
         places = sorted({0, spread, (last + 1) // 2, last})
         return "".join(
             f"<details{'' if place else ' open'}><summary>Step {self.rows[place]['step'] + 1}</summary>"
@@ -79,7 +79,7 @@ class Steps:
         head = f"<p><strong>{html(about)}</strong> &#183; right: <em>{html(row['answer'])}</em></p>"
         if (question := self.questions.get(row["id"])) is None:
             return _page(head, "<p>This question is not among those given, so nobody can be asked.</p>")
-        advantages = group_advantages(torch.tensor([row["rewards"]]), self.scale)[0].tolist()
+        advantages = loss.group_advantages(torch.tensor([row["rewards"]]), self.scale)[0].tolist()
         answers = Counter(zip(row["completions"], row["rewards"], advantages, strict=True))
         try:
             clip = audio.load(question.audio, question.meta.get("start"), question.meta.get("end"))
@@ -127,6 +127,8 @@ def read(run: Path) -> tuple[list[dict], int, str]:
         ) from error
     if not rows:
         raise AqaError(f"{path} holds no answers; train with log_completions, for one log at least.")
+    for row in rows:
+        row["rewards"] = [math.nan if reward is None else reward for reward in row["rewards"]]
     return rows, options["prompt_style"], options["scale_rewards"]
 
 

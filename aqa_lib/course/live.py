@@ -76,10 +76,11 @@ class Picture(TrainerCallback):
         except ValueError:  # another program has written into it: no reason to stop a run
             return ""
         about = f"{row['question']} {' / '.join(row['choices'])}"
+        earned = "no reward" if row["rewards"][0] is None else f"{row['rewards'][0]:g}"
         return (
             f"<p>A reply of step {row['step'] + 1} to <em>{escape.html(about)}</em></p>{self.player(row['id'])}"
             f'<pre style="white-space: pre-wrap">{escape.html(row["completions"][0])}</pre>'
-            f"<p>It earned {row['rewards'][0]:g}; right is <em>{escape.html(row['answer'])}</em>.</p>"
+            f"<p>It earned {earned}; right is <em>{escape.html(row['answer'])}</em>.</p>"
         )
 
     def player(self, name: str) -> str:

@@ -15,9 +15,11 @@ from torch.testing import assert_close
 from aqa_lib import audio, evaluation, inputs, rollout
 from aqa_lib import model as models
 from aqa_lib.grpo import GRPOTrainer
+from aqa_lib.logps import completion_logps
 from aqa_lib.runtime.checkpoints import CheckpointError
+from aqa_lib.runtime.errors import AqaError
 from aqa_lib.tests.helpers import config, length_reward
-from aqa_lib.training import data
+from aqa_lib.training import data, dynamic
 from aqa_lib.training.data import QuestionBatches
 
 
@@ -261,6 +263,73 @@ def test_a_reward_may_not_apply(train):
 
     trainer = train(rewards=[some, length_reward], beta=0.0, max_steps=1)
     assert trainer.state.log_history[0]["rewards/some/mean"] == 1
+
+
+def test_answers_that_no_reward_applies_to_teach_nothing(train, model, tmp_path, monkeypatch):
+    """Half of each group has no reward: its gradient is that of the loss of the others, written out here."""
+
+    def some(prompts, completions, **columns):
+        return [None if number % 2 else float(number % 4) for number in range(len(completions))]
+
+    start, taken, original = {k: v.clone() for k, v in model.state_dict().items()}, [], GRPOTrainer._backward
+    monkeypatch.setattr(GRPOTrainer, "_backward", lambda *args: taken.append(args[2]) or original(*args))
+    trainer = train(
+        rewards=[some],
+        beta=0.0,
+        max_steps=1,
+        optim="sgd",
+        learning_rate=1.0,
+        max_grad_norm=0,
+        lr_scheduler_type="constant",
+    )
+    (row,) = [row for row in trainer.state.log_history if "reward" in row]
+    assert row["reward"] == 1.0 and row["frac_reward_none"] == 0.5 and row["frac_reward_zero_std"] == 0.0
+    assert row["reward_std"] == pytest.approx(2**0.5)
+    kept = json.loads((tmp_path / "completions.jsonl").read_text())
+    assert kept["rewards"] == [0.0, None, 2.0, None]
+    trained = weights(trainer.model)
+    model.load_state_dict(start)
+    model.train()
+    (experience,) = taken
+    logps, _ = completion_logps(model, experience.rollouts)
+    advantages = torch.tensor([-1.0, 0.0, 1.0, 0.0]) / (2**0.5 + 1e-4)  # rewards 0 and 2 of two answers
+    mask = experience.loss_mask.float()
+    loss = -(advantages[None, :, None] * logps.exp() / logps.exp().detach() * mask).sum(-1) / mask.sum(-1)
+    loss.mean().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert_close(trained[name], start[name] - parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_step_without_any_reward_is_no_training(train, model):
+    def never(prompts, completions, **columns):
+        return [None] * len(completions)
+
+    before = weights(model)
+    said = r"step 1: no reward \(never\) applied to any of its 16 answers, all were None, so there is nothing to learn"
+    for options in ({"beta": 0.0}, {"beta": 0.04, "weight_decay": 0.1}):
+        with pytest.raises(AqaError, match=said):
+            train(rewards=[never], **options)
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_part_of_a_step_may_be_without_reward(train):
+    """Two batches a step, the second without any reward: the means are of what there is."""
+    calls = []
+
+    def some(prompts, completions, **columns):
+        calls.append(len(completions))
+        return [None if len(calls) == 2 else float(number) for number in range(len(completions))]
+
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "beta": 0.0}
+    trainer = train(rewards=[some], max_steps=1, **options)
+    row = trainer.state.log_history[0]
+    assert calls == [8, 8] and row["reward"] == 3.5 and row["frac_reward_none"] == 0.5
+
+
+def test_dynamic_sampling_replaces_groups_without_two_rewards(rollouts, questions):
+    rewards = torch.tensor([[1.0, torch.nan, torch.nan], [torch.nan] * 3, [1.0, torch.nan, 0.0], [1.0, 1.0, 1.0]])
+    assert dynamic.Answered(questions, rollouts, [["", "", ""]] * 4, rewards).agree == [0, 1, 3]
 
 
 def test_rewards_are_weighted(train):

@@ -302,3 +302,34 @@ def test_with_one_step_a_batch_sequence_ratios_and_cispo_pull_as_the_plain_ones_
 def test_an_unknown_loss_type_is_named():
     with pytest.raises(ValueError, match="ppo.*choose from grpo"):
         grpo_loss(*fixed(), loss_type="ppo")
+
+
+HOLES = [[1.0, None, 0.0, 1.0], [None, None, 2.0, None], [None] * 4, [1.0, 1.0, None, 1.0], [3.0, 1.0, 0.0, 2.0]]
+
+
+def with_holes():
+    return torch.tensor([[math.nan if value is None else value for value in row] for row in HOLES])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_answers_without_a_reward_are_in_no_baseline_as_in_trl(scale):
+    rewards = with_holes()
+    run = trl_lines(TRLTrainer, "unscorable_mask = ", "# Slice to keep only")
+    weights, names = torch.ones(1), {"multi_objective_aggregation": "sum_then_normalize", "scale_rewards": scale}
+    fake = SimpleNamespace(reward_weights=weights, **names)
+    theirs = run(rewards_per_func=rewards.reshape(-1, 1), num_generations=4, device="cpu", self=fake)
+    ours = group_advantages(rewards, scale)
+    assert_close(ours.flatten(), theirs, atol=2e-6, rtol=1e-5)
+    assert not ours[rewards.isnan()].any() and not ours[1:4].any(), "one reward alone, none, or only equal ones"
+
+
+def test_nor_in_that_of_rloo_and_reinforce():
+    rewards = with_holes()
+    run = trl_lines(RLOOTrainer, "scorable_counts = ", "# Slice to keep only")
+    fake = SimpleNamespace(normalize_advantages=False)
+    names = {"grouped_rewards": rewards, "rewards": rewards.flatten(), "std_rewards": torch.ones(20)}
+    theirs = run(**names, num_generations=4, self=fake)
+    assert_close(group_advantages(rewards, "none", "leave_one_out").flatten(), theirs)
+    known = [value for row in HOLES for value in row if value is not None]
+    by_hand = [[0.0 if value is None else value - sum(known) / len(known) for value in row] for row in HOLES]
+    assert_close(group_advantages(rewards, "none", "batch"), torch.tensor(by_hand))

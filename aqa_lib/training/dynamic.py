@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..dataset import Question
 from ..inputs import Prompts, Rollouts
+from ..loss import spread
 
 EQUAL = 1e-6  # deviation up to which a group's rewards count as equal
 
 
 @dataclass
 class Answered:
-    """Questions with their answers, one group each: texts, (B, G), and rewards, (B, G)."""
+    """Questions with their answers, one group each: texts, (B, G), and rewards, (B, G); NaN: none applies."""
 
     questions: list[Question]
     rollouts: Rollouts
@@ -28,9 +29,14 @@ class Answered:
     rewards: Tensor
 
     @property
+    def deviation(self) -> Tensor:
+        """The deviation of each group's rewards, (B,)."""
+        return spread(self.rewards, 1)[:, 0]
+
+    @property
     def agree(self) -> list[int]:
-        """The rows whose rewards are all alike."""
-        return (self.rewards.std(1) <= EQUAL).nonzero().flatten().tolist()
+        """The rows whose rewards are all alike, or fewer than two."""
+        return (self.deviation <= EQUAL).nonzero().flatten().tolist()
 
     def replace(self, rows: Sequence[int], others: "Answered") -> "Answered":
         """Put the first of `others` in place of some rows, in their order."""
