@@ -53,6 +53,7 @@ SIGNATURES = [
     (Trainer._save, "output_dir state_dict", "training.hf_trainer: FSDP"),
     (Trainer._save_optimizer_and_scheduler, "output_dir", "training.hf_trainer: FSDP"),
     (Trainer._load_optimizer_and_scheduler, "checkpoint", "training.hf_trainer: FSDP"),
+    (Trainer._load_rng_state, "checkpoint", "training.hf_trainer: a broken file is named"),
     (Trainer._load_from_checkpoint, "resume_from_checkpoint model", "training.hf_trainer: Qwen2-Audio's names"),
     (Trainer._load_best_model, "", "training.hf_trainer: Qwen2-Audio's names"),
     (Trainer._clip_grad_norm, "model", "training.hf_trainer: the norm of sharded gradients"),

@@ -21,7 +21,7 @@ from ..large import fsdp, masters
 from ..model import context, parts
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
-from . import record
+from . import record, restoring
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
@@ -146,10 +146,11 @@ class QuestionTrainer(HookedTrainer):
 
     def _restore(self, checkpoint: Path) -> None:
         """Restore what was recorded between the last log and the checkpoint; rank 0 does it for all."""
-        taken = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        self._finished = 0 < self.args.max_steps <= taken
+        restoring.refuse_other_kind(checkpoint, self.model)
+        self._finished = 0 < self.args.max_steps <= restoring.state(checkpoint).global_step
+        since = restoring.since_log(checkpoint, SINCE_LOG)
         if self.is_world_process_zero():
-            self.means.restore(json.loads((checkpoint / SINCE_LOG).read_text(encoding="utf-8")))
+            self.means.restore(since)
 
     def since_log(self) -> dict:
         return self.means.gather()

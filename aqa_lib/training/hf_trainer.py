@@ -12,6 +12,7 @@ tests/test_drift.py has a test for each row:
 | `_get_output_dir`, `_save_checkpoint` | a checkpoint is whole or absent: see checkpoints.py |
 | `save_model`, `_save`, `training_args.bin` | gathers sharded weights; options as JSON and without tokens |
 | `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler` | gathers sharded states, and shards them again |
+| `_load_rng_state` | a file that is broken is named |
 | `_load_from_checkpoint`, `_load_best_model` | Qwen2-Audio's names on the hub differ from its modules' |
 | `_clip_grad_norm` | torch 2.9 logs one rank's part of a sharded norm |
 | `model_accepts_loss_kwargs`, `current_gradient_accumulation_steps` | who divides the loss by the accumulation |
@@ -35,8 +36,10 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from ..large import fsdp
 from ..runtime import checkpoints, faults
 from ..runtime.errors import AqaError
+from . import restoring
 
 OPTIMIZER = "optimizer.pt"  # in a checkpoint: the optimizer's state, as transformers names it
+SCHEDULE = "scheduler.pt"  # in a checkpoint: the learning rate's schedule
 SINCE_LOG = "since_log.json"  # in a checkpoint: what was recorded since the last log
 
 
@@ -135,11 +138,24 @@ class HookedTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not (checkpoint and self.args.fsdp):
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit on the GPU
-        fsdp.load_states(self.optimizer, read(Path(checkpoint) / OPTIMIZER, mmap=True))
-        self.lr_scheduler.load_state_dict(read(Path(checkpoint) / "scheduler.pt"))
+        if not checkpoint:
+            return
+        ours, files = restoring.dials(self.optimizer, self.lr_scheduler), f"{OPTIMIZER} or {SCHEDULE}"
+        with restoring.told(checkpoint, files):
+            if self.args.fsdp:
+                read = partial(torch.load, map_location="cpu", weights_only=True)  # whole, it may not fit on the GPU
+                fsdp.load_states(self.optimizer, read(Path(checkpoint) / OPTIMIZER, mmap=True))
+                self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULE))
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+        found, step = restoring.dials(self.optimizer, self.lr_scheduler), restoring.state(Path(checkpoint)).global_step
+        restoring.refuse_other_dials(checkpoint, files, ours, found)
+        names = (OPTIMIZER, SCHEDULE)
+        restoring.refuse_other_steps(checkpoint, names, self.optimizer, self.lr_scheduler, step, self.args.fp16)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with restoring.told(checkpoint, "rng_state"):
+            super()._load_rng_state(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint's weights into the model.
@@ -148,14 +164,19 @@ class HookedTrainer(Trainer):
         none of them, warns, and continues with the weights it had. `from_pretrained` knows both.
         """
         model = model or self.model
+        restoring.refuse_other_kind(resume_from_checkpoint, model)
         if hasattr(model, "disable_adapter"):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+            restoring.refuse_other_adapters(resume_from_checkpoint, model)
+            with restoring.told(resume_from_checkpoint, restoring.ADAPTER):
+                return super()._load_from_checkpoint(resume_from_checkpoint, model)
         options = {"dtype": "auto", "output_loading_info": True}
-        saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
+        with restoring.told(resume_from_checkpoint, "weights or config.json"):
+            saved, found = type(model).from_pretrained(resume_from_checkpoint, **options)
         if found["missing_keys"]:
             raise checkpoints.CheckpointError(
                 f"{resume_from_checkpoint}: {len(found['missing_keys'])} weights are missing; choose another."
             )
+        restoring.refuse_other_weights(resume_from_checkpoint, model, saved.state_dict())
         fsdp.load_weights(model, saved.state_dict())
 
     def _load_best_model(self) -> None:
@@ -163,7 +184,9 @@ class HookedTrainer(Trainer):
             raise checkpoints.CheckpointError(
                 f"{self.state.best_model_checkpoint}, the best by held-out accuracy, {reason}; load another by hand."
             )
+        restoring.refuse_other_kind(self.state.best_model_checkpoint, self.model)
         if hasattr(self.model, "disable_adapter"):
+            restoring.refuse_other_adapters(self.state.best_model_checkpoint, self.model)
             return super()._load_best_model()
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 

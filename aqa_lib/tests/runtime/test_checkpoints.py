@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pickle
 import shutil
 
 import pytest
@@ -180,7 +179,7 @@ def test_no_pickle_in_a_checkpoint_runs(train, questions, tmp_path, monkeypatch,
     with pytest.raises(CheckpointError, match=f"holds a {name} that differs|bytes of {name}"):
         train(resume=str(checkpoint), max_steps=2)
     checkpoints.seal(checkpoint)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(CheckpointError, match=r"does not belong there .UnpicklingError"):
         train(resume=str(checkpoint), max_steps=2)
     assert not (tmp_path / "hostile").exists()
 
