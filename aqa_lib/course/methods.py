@@ -35,6 +35,7 @@ METHODS = {  # what differs from GRPO, as its authors publish it
     "dr-grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "clip-higher": {"epsilon_high": 0.28},
     "dynamic": {"dynamic_sampling": 3},
+    "overlong": {"mask_truncated_completions": True},
     "dapo": {
         "loss_type": "dapo", "epsilon_high": 0.28, "dynamic_sampling": 3, "mask_truncated_completions": True,
     },
@@ -51,7 +52,7 @@ def trials(seeds: Iterable[int] = (0, 1, 2)) -> list[Trial]:
     """List all trials, seed by seed: every method with right and with wrong labels, then what needs no labels.
 
     >>> len(trials([0])), trials([0])[1].name
-    (23, 'grpo-wrong0-lr0.0002-steps48-seed0')
+    (25, 'grpo-wrong0-lr0.0002-steps48-seed0')
     """
     found = [Trial(BASE, 0.0, 0.0, 0, 0)]
     for seed in seeds:
