@@ -525,20 +525,40 @@ class GRPOTrainer(QuestionTrainer):
         self._sample = {"step": self.state.global_step} | rows[0]
         return rows
 
+    def doubt(self) -> str:
+        """Say why the trained model may be dead, as one that is killed by its learning rate; "" if nothing says so."""
+        logged = [row for row in self.state.log_history if "completions/max_length" in row]
+        best = self.args.load_best_model_at_end and self.state.best_global_step not in (None, self.state.global_step)
+        if best or not logged or not (what := _dead(logged[-1])):
+            return ""
+        was = max(row["reward"] for row in logged if "reward" in row)
+        return (
+            f"at the end all answers {what} (reward {logged[-1].get('reward', math.nan):.3g}, at best {was:.3g}): the "
+            "model may be dead; evaluate it, or start over with a lower learning_rate"
+        )
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and show one sampled answer; its whole group goes to `completions.jsonl`."""
         super().log(logs, start_time)
         if (left := self.state.log_history[-1].get("entropy", torch.inf)) < self.args.min_entropy:
             self.control.should_save = self.control.should_training_stop = True
             tqdm.write(f"step {self.state.global_step}: stopped, the answers' entropy {left:.2g} is below min_entropy.")
-        if self.state.log_history[-1].get("completions/max_length") == 1.0:  # the end token
-            tqdm.write(f"step {self.state.global_step}: all answers since the last log are empty; is the model dead?")
+        if what := _dead(self.state.log_history[-1]):
+            tqdm.write(f"step {self.state.global_step}: all answers since the last log {what}; is the model dead?")
         if "loss" in logs and self.args.log_completions and self._sample and self.is_world_process_zero():
             with open(Path(self.args.output_dir) / "completions.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(self._sample, ensure_ascii=False) + "\n")
             if self.lines:
                 said = self._sample["completions"][0]
                 tqdm.write(f"           asked for {self._sample['answer']!r}, it said {said[:80]!r}")
+
+
+def _dead(row: dict[str, float]) -> str:
+    """Say what a log's answers have in common that are no answers; "" if there are some."""
+    if row.get("completions/max_length") == 1.0:  # the end token
+        return "are empty"
+    endless = row.get("completions/clipped_ratio") == row.get("frac_reward_zero_std") == 1.0
+    return "were cut off, and none was better than another" if endless else ""
 
 
 def _moved(model: nn.Module) -> bool:

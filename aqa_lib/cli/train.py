@@ -76,6 +76,8 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     trainer.save_model()
     trainer.save_state()
     print(f"saved the model to {config.output_dir}, its curves to {config.output_dir}/metrics.csv")
+    if doubt := trainer.doubt():
+        print(f"warning: {doubt}.")
 
 
 def refuse_too_large(what: options.TrainArguments, config) -> None:

@@ -168,6 +168,10 @@ class QuestionTrainer(HookedTrainer):
         if refused := distributed.gather(refused)[0]:
             raise refused
 
+    def doubt(self) -> str:
+        """Say why the trained model may be useless; "" if nothing says so."""
+        return ""
+
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:

@@ -111,6 +111,29 @@ def test_empty_answers_are_told(train, model, processor, capsys, monkeypatch):
     assert ends and "step 1: all answers since the last log are empty" in capsys.readouterr().out
 
 
+def test_a_finite_learning_rate_that_kills_is_told_in_the_log_and_at_the_end(train, capsys):
+    """Its weights stay finite; its answers never end, and none of them earns more than another."""
+    calls = []
+
+    def once(prompts, completions, **columns):  # what an untrained model can earn: something in the first step
+        calls.append(1)
+        return [float(number % 2 and len(calls) == 1) for number in range(len(completions))]
+
+    trainer = train(rewards=[once], max_steps=2, beta=0.0, learning_rate=1e3)
+    said = "step 2: all answers since the last log were cut off, and none was better than another; is the model dead?"
+    assert said in capsys.readouterr().out
+    assert trainer.doubt() == (
+        "at the end all answers were cut off, and none was better than another (reward 0, at best 0.5): the model may "
+        "be dead; evaluate it, or start over with a lower learning_rate"
+    )
+    trainer.args.load_best_model_at_end, trainer.state.best_global_step = True, 1
+    assert not trainer.doubt(), "the model that is saved is an earlier one"
+
+
+def test_a_model_that_learns_is_not_doubted(train):
+    assert not train(max_steps=1, beta=0.0).doubt()
+
+
 def test_a_prompt_longer_than_the_context_is_refused_by_name(train, model, processor, questions, prompts, tmp_path):
     room = int(prompts.attention_mask.sum(1).median())
     model.config.get_text_config().max_position_embeddings = room + 6
