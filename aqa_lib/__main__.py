@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     for handler in logging.root.handlers:
         handler.setFormatter(escape.Formatter("%(message)s"))
     try:
+        if odd := [word for word in arguments if "\0" in word]:
+            raise AqaError(f"{odd[0]!r} holds a NUL character, which no name of a file may; remove it.")
         if name not in COMMANDS:
             raise AqaError(f"no command is named {name!r}; choose from {', '.join(COMMANDS)}.")
         join_processes()

@@ -78,9 +78,9 @@ def load(
     name = name or (
         str(source) if isinstance(source, str | Path) else "audio bytes" if isinstance(source, bytes) else "array"
     )
-    start, end = start or 0.0, math.inf if end is None else end
-    if not 0 <= start < end:
-        raise AudioError(f"{name}: cannot cut from {start} s to {end} s; give 0 <= start < end in seconds.")
+    start, end = _seconds(start, 0.0), _seconds(end, math.inf)
+    if not 0 <= start < min(end, streams.LONGEST):
+        raise AudioError(f"{name}: cannot cut from {start:g} s to {end:g} s; give 0 <= start < end in seconds.")
     stop = min(end, start + max_seconds)
     wave, rate, total, channels, *notes = _decode(source, name, start, stop)
     for note in notes:
@@ -102,6 +102,14 @@ def load(
     if np.abs(wave).max() < SILENCE:
         raise AudioError(f"{name}: silent (peak under {SILENCE:g}); check the recording or leave it out.")
     return Clip(wave, name, tuple(notes))
+
+
+def _seconds(value: object, default: float) -> float:
+    """Read seconds; NaN, which no comparison allows, for what is no number of them."""
+    try:
+        return default if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _mix(wave: np.ndarray, name: str) -> np.ndarray:
@@ -186,7 +194,12 @@ def _read(source: str | Path | bytes, name: str, start: float, stop: float) -> t
                 blocks.append(_mix(block, name))
                 wanted -= len(block)
             wave = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    except (soundfile.SoundFileError, OSError, MemoryError, TypeError) as error:  # TypeError: a .raw has no header
+    except TypeError as error:  # soundfile takes a .raw for samples whose form it must be told
+        raise AudioError(
+            f"{name}: a .raw file has no header, so its rate, channels and sample format are unknown; save it as WAV "
+            "or FLAC, or leave it out."
+        ) from error
+    except (soundfile.SoundFileError, OSError, MemoryError) as error:
         reason = str(error).strip().rstrip(".").split(": ")[-1]
         raise AudioError(f"{name}: not readable as audio ({reason}); replace the file or leave it out.") from error
     return wave, rate, total, channels

@@ -9,7 +9,6 @@ ranked its checkpoints on the test set, `split` makes a held-out part to rank on
 
 import hashlib
 import logging
-import math
 import os
 import random
 import re
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .reading import forms, recordings, tables
+from .reading import forms, recordings, streams, tables
 from .reading.tables import DataError
 from .runtime.errors import AqaError
 from .runtime.escape import UNPRINTABLE, show
@@ -306,7 +305,7 @@ def _question(row, columns, used, among, answer, number, root, check_audio) -> Q
 
 def _check_part(start, end) -> None:
     for value in (start, end):
-        if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < streams.LONGEST):
             raise ValueError(f"start or end is {show(value)}: give seconds from the clip's start")
     if end is not None and end <= (start or 0):
         raise ValueError(f"end {show(end)} does not come after start {show(start or 0)}")

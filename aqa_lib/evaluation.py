@@ -79,6 +79,8 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
         raise AqaError("there are no questions to answer; check the file and the limit.")
     if batch_size < 1 or max_completion_length < 1:
         raise AqaError(f"batch_size {batch_size} and max_completion_length {max_completion_length}: give 1 or more.")
+    if not 0 <= seed < 2**32:
+        raise AqaError(f"seed {seed}: give a whole number from 0 to {2**32 - 1}.")
     if audio not in inputs.HEARD:
         raise AqaError(f"audio {audio!r} is unknown; choose {', '.join(inputs.HEARD)}.")
     prompt.text(questions[0], style)  # refuses an unknown style before anything is written

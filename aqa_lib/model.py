@@ -211,6 +211,8 @@ def add_adapters(model: nn.Module, **lora) -> nn.Module:
 
     targets = families.named(model.config.model_type).lora_targets
     options = {"r": 8, "target_modules": targets, "task_type": "CAUSAL_LM"} | lora
+    if not 0 < options["r"] <= (width := model.config.get_text_config().hidden_size):
+        raise ModelError(f"adapters of rank {options['r']}: give a rank from 1 to the model's width, {width}.")
     return get_peft_model(model, LoraConfig(**{"lora_alpha": 2 * options["r"]} | options))
 
 

@@ -22,6 +22,7 @@ from itertools import groupby
 from .prompt import CLOSE, OPEN, extract_answer, matches
 from .runtime.errors import AqaError
 
+LARGEST = 3.4e38  # that float32 holds
 THINK, THOUGHT = "<think>", "</think>"
 
 
@@ -182,9 +183,9 @@ def call(function: Callable, name: str, columns: dict) -> list[float]:
             raise ValueError(f"it returned {len(values)} values for {n} answers: return one each")
         scores = [math.nan if value is None else float(value) for value in values]
         for value, score in zip(values, scores, strict=True):
-            if value is not None and not math.isfinite(score):
+            if value is not None and not abs(score) <= LARGEST:
                 raise ValueError(f"it returned {score}: return finite numbers, or None where the reward does not apply")
-    except Exception as error:  # whatever a user's function does, the message says where
+    except (Exception, SystemExit) as error:  # whatever a user's function does, the message says where
         raise RewardError(f"reward {name} ({_where(function, error)}): {type(error).__name__}: {error}") from error
     return scores
 
@@ -215,7 +216,7 @@ def get(name: str) -> Callable[..., list[float]]:
         raise AqaError(f"reward {name!r} is unknown: choose {', '.join(known)} or 'package.module:function'")
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # whatever the user's module raises as it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises as it is imported
         raise AqaError(f"reward {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise AqaError(f"reward {name!r} is a {type(found).__name__}: name a function")

@@ -81,6 +81,14 @@ MISTAKES = {
     "questions": (["evaluate", "--questions", "nowhere.json"], "nowhere.json"),
     "columns": (["evaluate", "--columns", "answer"], "OURS=THEIRS"),
     "predictions": (["score", "nowhere.jsonl"], "nowhere.jsonl"),
+    "reports": (["train", "--report_to", "nosuch"], "report_to 'nosuch' is unknown; choose none, all, "),
+    "metric": (["train", "--metric_for_best_model", "nosuch"], "'nosuch' is not measured here; choose accuracy, "),
+    "loss": (["train", "--metric_for_best_model", "eval_loss"], "'loss' is not measured here"),
+    "adapters": (["train", "--lora_r", "9" * 19], "give a rank from 1 to the model's width"),
+    "no folder": (["train", "--output_dir", ""], "output_dir is empty: name a folder"),
+    "NUL": (["train", "--train", "a\0b.jsonl"], "'a\\x00b.jsonl' holds a NUL character"),
+    "limit": (["evaluate", "--limit", "-5"], "'-5': give a whole number, 1 or more"),
+    "seed": (["evaluate", "--seed", "9" * 30], "give a whole number from 0 to 4294967295"),
 }
 
 

@@ -71,9 +71,13 @@ class AlignTrainer(SFTTrainer):
     """
 
     def __init__(self, model, processor, args: AlignConfig, train_dataset, eval_dataset, known, kept=None):
+        self.known = known
         super().__init__(model, processor, args, train_dataset, eval_dataset)
         self.audio_cache = StatesCache(model, args.audio_cache_gb, kept)
-        self.known = known
+
+    def measured(self, held_out: Sequence[Question]) -> set[str]:
+        """Name what `evaluate` measures."""
+        return {"accuracy"} | {f"accuracy_{fact}" for fact in self.known}
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Ask what is heard in the held-out clips: the share of facts that are named, of all and of each."""

@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=scale.max_completion_length,
         help="longest answer in tokens",
     )
-    option("--limit", type=int, help="ask only the first questions")
+    option("--limit", type=options.at_least_one, help="ask only the first questions")
     option(
         "--controls",
         action="store_true",

@@ -192,6 +192,21 @@ def mapping(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
+def at_least_one(text: str) -> int:
+    """Parse a number of things.
+
+    >>> at_least_one("3")
+    3
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
+    return number
+
+
 def ensure_tiny(path: str) -> None:
     """Make the tiny world's clips if a path asks for them and they do not exist."""
     from ..runtime import distributed

@@ -13,6 +13,7 @@ from struct import pack_into, unpack_from
 OGG = re.compile(rb"OggS\x00[\x02\x06]\x00{8}")  # a first page, of no samples
 FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # with its STREAMINFO, always 34 bytes
 WAV = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
+LONGEST = 1e9  # seconds; no recording starts later in its file
 JUNK = 1024  # bytes after a WAV's sound that are taken for a tag, not for sound
 SURPLUS = 3  # MP3 frames beyond a header's number from which on the header counts as wrong
 KBPS = {  # of MPEG 1 and of MPEG 2 and 2.5, layer III

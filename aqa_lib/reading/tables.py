@@ -40,8 +40,8 @@ def rows(source, keep: tuple[str, ...] = ()) -> Rows:
         if path.suffix == ".parquet" or path.suffix == ".arrow":
             return _stored(path, keep)
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in its name
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if data.startswith(UTF16):
         data = _from_utf16(path, data)
     data = data.removeprefix(MARK)
@@ -104,6 +104,8 @@ def _objects(data: bytes) -> list | None:
 
 def _wrapped(path: Path, row: dict) -> Rows | None:
     """Read rows that lie in one object: under its only list (`{"data": [...]}`), or each under a name of its own."""
+    if {"question", "question_text"} & row.keys():
+        return None  # a question, whatever its choices are
     if lists := [(key, value) for key, value in row.items() if isinstance(value, list) and value]:
         ((key, value), *others) = lists
         if not others and all(isinstance(item, dict) for item in value):

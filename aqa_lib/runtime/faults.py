@@ -29,8 +29,9 @@ def check_writable(folder: str | Path) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written to ({error.strerror}); choose another folder.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in its name
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder} cannot be written to ({reason}); choose another folder.") from error
 
 
 @contextmanager

@@ -230,3 +230,22 @@ def test_many_channels_take_no_more_memory_than_their_mix(tmp_path):
     assert peak < 60e6 < channels * tone.nbytes, peak
     assert clip.notes[0] == "255 channels mixed down" and clip.seconds == seconds
     assert np.abs(clip.wave - audio.load((tone, rate)).wave).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(10**400, None), (float("nan"), None), ("x", None), (2, 1), (-1, None), (1e300, 2e300), (0, 0)]
+)
+def test_parts_that_no_clip_has_are_refused_in_a_sentence(start, end):
+    with pytest.raises(audio.AudioError, match=r"^array: cannot cut from \S+ s to \S+ s; give 0 <= start < end"):
+        audio.load((np.sin(np.arange(16_000)), 16_000), start, end)
+
+
+def test_an_end_beyond_any_clip_is_the_clips_end():
+    wave = np.sin(np.arange(16_000) / 5)
+    assert audio.load((wave, 16_000), 0, 1e300).seconds == audio.load((wave, 16_000), 0.5, 1e300).seconds * 2 == 1
+
+
+def test_a_file_without_a_header_says_so(tmp_path):
+    (tmp_path / "clip.raw").write_bytes(b"\0\1" * 9_000)
+    with pytest.raises(audio.AudioError, match=r"clip\.raw: a \.raw file has no header, so its rate, channels and"):
+        audio.load(tmp_path / "clip.raw")

@@ -170,6 +170,7 @@ BAD_AVQA = [
     ({"start": -1}, "start or end is -1: give seconds"),
     ({"end": True}, "start or end is True: give seconds"),
     ({"end": float("nan")}, "start or end is nan: give seconds"),
+    ({"start": 10**400}, "start or end is 1000000000"),
     ({"end": float("inf")}, "start or end is inf: give seconds"),
     ({"start": 2, "end": 2}, "end 2 does not come after start 2"),
     ({"end": 0}, "end 0 does not come after start 0"),

@@ -199,6 +199,10 @@ def broken(completions, **columns):
     return [float(text) for text in completions]
 
 
+def leaves(completions, **columns):
+    sys.exit(3)
+
+
 def without_columns(completions):
     return [1.0] * len(completions)
 
@@ -212,6 +216,8 @@ def without_columns(completions):
         (lambda completions, **columns: 1.0, "it returned a float: return a list of 2 numbers"),
         (lambda completions, **columns: [1.0], "it returned 1 values for 2 answers"),
         (lambda completions, **columns: [1.0, float("nan")], "it returned nan: return finite numbers"),
+        (lambda completions, **columns: [1.0, 1e39], "it returned 1e+39: return finite numbers"),
+        (leaves, "SystemExit: 3"),
         (lambda completions, **columns: ["one", 2.0], "could not convert string to float: 'one'"),
     ],
 )
@@ -236,9 +242,9 @@ def test_a_majority_votes_among_the_choices_question_by_question():
     assert reward.get("majority") is reward.majority
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "def reward(:", "raise KeyError"])
+@pytest.mark.parametrize("source", ["1 / 0", "def reward(:", "raise KeyError", "raise SystemExit('Error')"])
 def test_a_module_that_raises_when_it_is_imported_is_refused_in_a_sentence(tmp_path, monkeypatch, source):
     (tmp_path / "broken_rewards.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"reward 'broken_rewards:reward' cannot be loaded: \w+Error"):
+    with pytest.raises(ValueError, match=r"reward 'broken_rewards:reward' cannot be loaded: \w+(Error|Exit)"):
         reward.get("broken_rewards:reward")

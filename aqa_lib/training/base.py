@@ -26,6 +26,7 @@ from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
 from .hf_trainer import OPTIMIZER, SINCE_LOG, HookedTrainer
+from .refusals import refuse_metric
 
 
 class QuestionTrainer(HookedTrainer):
@@ -54,6 +55,7 @@ class QuestionTrainer(HookedTrainer):
         **trainer_options,
     ):
         check_run(model, args, examples.questions, eval_dataset)
+        refuse_metric(args, self.measured(eval_dataset or ()))
         options = {
             "model": model,
             "args": args,
@@ -277,6 +279,10 @@ class QuestionTrainer(HookedTrainer):
             self.means.values.clear()
         # these two count from where the run was last resumed, not from its start
         super().log({k: v for k, v in logs.items() if k not in ("train_loss", "total_flos")}, start_time)
+
+    def measured(self, held_out: Sequence[Question]) -> set[str]:
+        """Name what `evaluate` measures, of which `metric_for_best_model` may choose."""
+        return {"accuracy", "format", "length"} | {f"accuracy_{q.task}" for q in held_out if q.task}
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Ask the held-out questions, greedily: accuracy, also by task, and the rate of well-formed replies."""

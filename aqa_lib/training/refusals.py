@@ -6,7 +6,10 @@ tests/training/test_refusals.py goes over all of them, so that a new release's o
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
+
+from transformers.integrations import integration_utils
 
 from ..runtime.errors import AqaError
 
@@ -79,6 +82,9 @@ def refuse_options(args) -> None:
     It is called before transformers' `__post_init__`, which fills in options.
     """
     refuse_not_finite(args)
+    refuse_reports(args.report_to)
+    if not str(args.output_dir or "").strip():
+        raise AqaError("output_dir is empty: name a folder.")
     for option in fields(args):
         value = getattr(args, option.name)
         if value in (None, "", _default(option)) or (value is False and _default(option) == "no"):
@@ -102,6 +108,28 @@ def refuse_not_finite(args) -> None:
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise AqaError(f"{option.name} is {number}: give a finite number.")
+
+
+def refuse_reports(asked: str | list[str] | None) -> None:
+    """Raise AqaError for a program to report to that is unknown or not installed."""
+    known, there = integration_utils.INTEGRATION_TO_CALLBACK, integration_utils.get_available_reporting_integrations()
+    for name in asked if isinstance(asked, list) else [asked]:
+        if name is None or name in ("none", "all"):
+            continue
+        if name not in known:
+            raise AqaError(f"report_to {name!r} is unknown; choose none, all, {', '.join(sorted(known))}.")
+        if name not in there:
+            raise AqaError(
+                f"report_to {name} needs {name}, which is not installed; pip install {name}, or choose none."
+            )
+
+
+def refuse_metric(args, measured: Iterable[str]) -> None:
+    """Raise AqaError if checkpoints would be ranked by a metric that is none of the `measured`."""
+    asked = (args.metric_for_best_model or "").removeprefix("eval_")
+    ranks = args.load_best_model_at_end or args.save_strategy == "best" or "plateau" in str(args.lr_scheduler_type)
+    if ranks and asked not in (known := sorted(measured)):
+        raise AqaError(f"metric_for_best_model {asked!r} is not measured here; choose {', '.join(known)}.")
 
 
 def _together(args) -> list[tuple[bool, str]]:

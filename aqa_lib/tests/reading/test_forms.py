@@ -14,7 +14,7 @@ import soundfile
 from aqa_lib import audio
 from aqa_lib.dataset import DataError, read
 from aqa_lib.prepare import prepare
-from aqa_lib.reading import forms
+from aqa_lib.reading import forms, tables
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "inputs" / "forms"  # beside the repository
 ROW = {"audio": "c0.wav", "question": "Which sound?", "choices": ["a dog", "a cat", "a bell"], "answer": "a cat"}
@@ -291,3 +291,14 @@ def test_every_input_of_this_kind_is_read_or_refused_in_a_sentence():
     assert not whole & set(told)
     assert "is the text of one choice and the index of another" in told["numbers2.jsonl"]
     assert all(len(text) < 3_000 and path in text for path, text in told.items())
+
+
+def test_one_question_with_objects_for_choices_is_a_row_not_a_file_of_rows(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question_text": "?", "multi_choice": [{}], "answer": 0}')
+    ((place, row),) = tables.rows(tmp_path / "q.jsonl")
+    assert place.endswith("line 1") and row["multi_choice"] == [{}]
+
+
+def test_a_name_that_no_file_may_have_is_told():
+    with pytest.raises(DataError, match="cannot be read: embedded null"):
+        tables.rows("a\0b.jsonl")

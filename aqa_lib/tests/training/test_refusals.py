@@ -2,17 +2,23 @@
 
 import inspect
 from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from aqa_lib import grpo, scale, sft
+from aqa_lib.__main__ import main
 from aqa_lib.cli import options, train
 from aqa_lib.cli import sft as sft_command
 from aqa_lib.grpo import GRPOConfig
 from aqa_lib.large import planner
 from aqa_lib.runtime.checkpoints import CheckpointError
 from aqa_lib.runtime.errors import AqaError
+from aqa_lib.runtime.escape import UNPRINTABLE
 from aqa_lib.sft import SFTConfig
 from aqa_lib.training import base, callbacks, checks, hf_trainer, refusals
 
@@ -181,3 +187,44 @@ def test_what_only_another_training_reads_is_refused(typed):
     with pytest.raises(AqaError, match="--rewards has no effect in sft"):
         typed("--rewards", "accuracy", command=sft_command)
     assert typed("--train_parts", "projector")[0].train_parts == ["projector"]
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed here")
+@pytest.mark.parametrize("asked", ["wandb", ["tensorboard", "wandb"]])
+def test_a_program_to_report_to_that_is_not_installed_is_named(make, asked):
+    with pytest.raises(AqaError, match="report_to wandb needs wandb, which is not installed; pip install wandb, or"):
+        make(report_to=asked)
+
+
+HOSTILE = ["", "nan", "-1", "0", "1e999", "x", "[]", "{}", "None", "none", "true", "../..", "1" * 400, "9" * 19]
+HOSTILE += ["\ud800", "\N{DOG}", "-", "1.5", '{"a": 1}', "a\0b", "\x1b[2J", "a b", "'", "%s", "{0}"]
+
+
+@pytest.fixture(scope="module")
+def parsers():
+    """Each command's parser with all its options, made once: it takes longer than a run of it here."""
+    made = {}
+    for command in ("train", "sft"):
+        made[command] = options.Parser(prog=f"python -m aqa_lib {command}", asked=[])
+        import_module(f"aqa_lib.cli.{command}").add_arguments(made[command])
+    return made
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(parsers, tmp_path_factory, capsys, data):
+    """Up to where the questions would be read. No traceback, ever."""
+    command = data.draw(st.sampled_from(["train", "sft"]))
+    taken = [action.option_strings[0] for action in parsers[command]._actions if action.option_strings]
+    names = data.draw(st.lists(st.sampled_from([o for o in taken if "help" not in o]), min_size=1, max_size=3))
+    words = [f"{name}={data.draw(st.sampled_from(HOSTILE) | st.text(max_size=4))}" for name in names]
+    folder = tmp_path_factory.getbasetemp() / "nothing"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_train", lambda *args: None)
+        patch.setattr(options, "Parser", lambda **kwargs: parsers[command])
+        patch.setattr(f"aqa_lib.cli.{command}.add_arguments", lambda parser: None)
+        code = main([command, f"--output_dir={folder}", *words])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert (code, len(said)) in ((0, 0), (2, 1)), (words, code, said)
+    assert not any(UNPRINTABLE.search(line) for line in said)
+    assert not folder.exists() or not any(folder.iterdir())
