@@ -7,19 +7,38 @@ from aqa_lib import scale
 from aqa_lib.course import render
 from aqa_lib.tiny import pretrain, synth
 
+# The end of a notebook's set-up: a quarter of the test questions, 50 of each task. It leaves no name behind that a
+# notebook might forget to import.
+FEWER = """
+import aqa_lib.course.recipes as _recipes
+
+_recipes.questions = lambda seed=0, _whole=_recipes.questions: (
+    lambda asked: _recipes.Questions(asked.train, asked.held_out, asked.test[:150])
+)(_whole(seed))
+"""
+
+
+@pytest.fixture(scope="session")
+def fewer():
+    return FEWER
+
 
 @pytest.fixture(scope="session")
 def run():
-    """Run a notebook with artifacts in a folder, every training cut to `steps`."""
+    """Run a notebook with artifacts in a folder, every training cut to `steps`, and asking fewer test questions."""
 
     synth.write(scale.TINY)  # once, and not among each test's own artifacts
 
     def run(name, folder, steps, with_solutions=False):
         book = render.read(name)
+        setup = next(cell for cell in book.cells if cell.id == "setup")
+        setup.source += FEWER
         if with_solutions:
             book.cells += [nbformat.v4.new_code_cell(code) for code in render.solutions(book)]
         environment = {"AQA_SCALE": "tiny", "AQA_ARTIFACTS": str(folder), "AQA_MAX_STEPS": str(steps)}
-        return render.run(book, environment)
+        book = render.run(book, environment)
+        setup.source = render.setup()
+        return book
 
     return run
 

@@ -20,6 +20,23 @@ def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=1800)
 
 
+@pytest.fixture
+def typed(capsys):
+    """Run a command in this process, which has the libraries already; it must succeed. Returns what it prints."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        try:
+            code = main([*arguments])
+        except SystemExit as left:  # argparse, after a --help
+            code = left.code or 0
+        said = capsys.readouterr()
+        assert not code, said.err
+        return said.out
+
+    return run
+
+
 def training(world, output, *more):
     return [
         "train", "--model", f"{world}/model", "--train", f"{world}/data/train.jsonl",
@@ -29,7 +46,7 @@ def training(world, output, *more):
     ]  # fmt: skip
 
 
-def test_train_resume_evaluate_score_compare(world, tmp_path):
+def test_train_resume_evaluate_score_compare(world, tmp_path, typed):
     output = tmp_path / "run"
     first = shell(*training(world, output, "--max_steps", "2", "--beta", "0.04"))
     assert first.returncode == 0, first.stderr
@@ -38,30 +55,27 @@ def test_train_resume_evaluate_score_compare(world, tmp_path):
         p.name for p in output.iterdir()
     }
     assert list(output.rglob("events.out.tfevents.*"))
-    again = shell(*training(world, output, "--max_steps", "4", "--beta", "0.04", "--resume"))
-    assert again.returncode == 0, again.stderr
+    typed(*training(world, output, "--max_steps", "4", "--beta", "0.04", "--resume"))
     steps = [line.split(",")[0] for line in (output / "metrics.csv").read_text().splitlines()[1:]]
     assert steps[0] == "0" and {"1", "2", "3", "4"} <= set(steps)
     assert len((output / "completions.jsonl").read_text().splitlines()) == 4
 
     for model, name in ((world / "model", "base"), (output, "grpo")):
-        made = shell(
+        said = typed(
             "evaluate", "--model", str(model), "--questions", f"{world}/data/test.json", "--method", name,
             "--output", str(tmp_path / f"{name}.jsonl"), "--max_completion_length", "4", "--controls",
         )  # fmt: skip
-        assert made.returncode == 0, made.stderr
-        assert "silent" in made.stdout and "shuffled" in made.stdout
+        assert "silent" in said and "shuffled" in said
     files = [str(tmp_path / "base.jsonl"), str(tmp_path / "grpo.jsonl")]
     scored = shell("score", *files, "--json")
     assert [report["n"] for report in json.loads(scored.stdout)] == [12, 12]
-    compared = shell("compare", *files)
-    assert compared.returncode == 0 and "grpo" in compared.stdout
+    assert "grpo" in typed("compare", *files)
 
 
-def test_help_is_for_a_stranger():
-    assert shell().stdout == shell("--help").stdout
-    assert "train a model with GRPO" in shell("--help").stdout
-    short, whole = shell("train", "--help").stdout, shell("train", "--help-all").stdout
+def test_help_is_for_a_stranger(typed):
+    assert shell().stdout == shell("--help").stdout == typed("--help")
+    assert "train a model with GRPO" in typed()
+    short, whole = typed("train", "--help"), typed("train", "--help-all")
     assert "--num_generations" in short and "Answers to each question" in short
     assert "--fsdp" not in short and "--fsdp" in whole
 
@@ -138,39 +152,38 @@ def test_a_silent_clip_in_training_is_named(world, tmp_path, capsys):
     assert "silent.wav" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "unwanted"),
-    [
-        (["--help"], "torch transformers matplotlib scipy numpy"),
-        (["trian"], "torch transformers matplotlib scipy numpy"),
-        (["score", "--help"], "torch transformers matplotlib scipy"),
-        (["compare", "--help"], "torch transformers matplotlib scipy"),
-        (["study", "--help"], "torch transformers matplotlib scipy"),
-        (["evaluate", "--help"], "torch transformers matplotlib scipy"),
-        (["score", "{predictions}"], "torch transformers"),
-        (["compare", "{predictions}", "{predictions}"], "torch transformers"),
-        (["report", "{predictions}"], "torch transformers"),
-    ],
-)
-def test_nothing_heavy_is_imported_before_it_is_needed(words, unwanted, tmp_path):
+HELP = "torch transformers matplotlib scipy"
+LIGHT = [  # one after the other in one process: what a command loads stays loaded
+    (["--help"], f"{HELP} numpy"),
+    (["trian"], f"{HELP} numpy"),
+    *(([name, "--help"], HELP) for name in ("score", "compare", "study", "evaluate")),
+    (["score", "{predictions}"], "torch transformers"),
+    (["compare", "{predictions}", "{predictions}"], "torch transformers"),
+    (["report", "{predictions}"], "torch transformers"),
+]
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path):
     file = tmp_path / "theirs.json"
     rows = [
         {"id": str(i), "question": "?", "choices": ["a", "b"], "answer": "a", "model_output": "a"} for i in range(4)
     ]
     file.write_text(json.dumps(rows))
-    words = [word.format(predictions=file) for word in words]
+    asked = [([word.format(predictions=file) for word in words], unwanted.split()) for words, unwanted in LIGHT]
     code = f"""
 import sys
 from aqa_lib import scale
 from aqa_lib.__main__ import main
-try:
-    main({words!r})
-except SystemExit:
-    pass
-print("loaded:", *(name for name in {unwanted.split()!r} if name in sys.modules))
+for words, unwanted in {asked!r}:
+    try:
+        main(words)
+    except SystemExit:
+        pass
+    print("loaded by", *words, [name for name in unwanted if name in sys.modules])
 """
     made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    assert made.stdout.splitlines()[-1].split() == ["loaded:"], made.stdout + made.stderr
+    said = [line for line in made.stdout.splitlines() if line.startswith("loaded by ")]
+    assert said == [" ".join(["loaded by", *words, "[]"]) for words, _ in asked], made.stdout + made.stderr
 
 
 def test_assemble_names_the_part_that_cannot_be_had(tmp_path, capsys):
@@ -222,7 +235,7 @@ def test_questions_can_come_from_the_hub(world, tmp_path, monkeypatch):
     assert asked == [("some/set", "train[:12]")]
 
 
-def test_every_command_follows_the_protocol():
+def test_every_command_follows_the_protocol(typed):
     from importlib import import_module
 
     from aqa_lib.cli import COMMANDS
@@ -230,5 +243,4 @@ def test_every_command_follows_the_protocol():
     for name in COMMANDS:
         module = import_module(f"aqa_lib.cli.{name}")
         assert module.__doc__.startswith(f"`{name}`") and callable(module.run)
-        made = shell(name, "--help")
-        assert made.returncode == 0 and f"usage: python -m aqa_lib {name}" in made.stdout, made.stderr
+        assert f"usage: python -m aqa_lib {name}" in typed(name, "--help")
