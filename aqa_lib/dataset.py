@@ -178,7 +178,7 @@ def _digest(data: bytes) -> str:
 def _mapping(columns: dict | None, rows: tables.Rows, names: Iterable[str], source, check_audio: bool) -> dict:
     """Complete the user's column names, and check the needed ones once instead of in every row.
 
-    Where no column has the choices, theirs is {label: column}, or None where the questions hold them.
+    Where no column has the choices, theirs is {label: column}, or None if the questions hold them.
     """
     unknown = set(columns or {}) - set(GENERIC)
     if unknown:

@@ -105,7 +105,7 @@ class GRPOConfig(TrainingArguments):
     )
     min_entropy: float = field(
         default=0.0,
-        metadata={"help": "Stop, with a checkpoint, when the answers' entropy (nats a token) falls below this."},
+        metadata={"help": "Stop, with a checkpoint, when the answers' entropy (nats per token) falls below this."},
     )
     mask_truncated_completions: bool = field(
         default=False,

@@ -206,7 +206,7 @@ def _check_all(
 
 
 def _state(question: Question) -> list[int] | None:
-    """Tell a file from its later self: size and time of change; None where there is none, or the clip is no file."""
+    """Tell a file from its later self: size and time of change; None if there is none, or the clip is not a file."""
     if isinstance(question.audio, bytes):
         return None
     try:

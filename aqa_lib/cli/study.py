@@ -27,7 +27,7 @@ def run(args: Namespace) -> None:
 
     options.quiet()
     if args.dose and args.methods:
-        raise AqaError("--dose and --methods are two laboratories; run them one after the other.")
+        raise AqaError("--dose and --methods are separate experiments; run one after the other.")
     if args.report and not (args.dose or args.methods):
         raise AqaError("--report goes with --dose or --methods; for a study, run python -m aqa_lib report.")
     laboratory = methods if args.methods else lab

@@ -59,9 +59,7 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
         if what.held_out:
             held_out = dataset.read(what.held_out, **reading)
             if leaks := recordings.shared(questions, held_out):
-                print(
-                    f"warning: {leaks} of {len(held_out)} held-out questions are about recordings that are trained on"
-                )
+                print(f"warning: {leaks} of {len(held_out)} held-out questions use recordings from the training set")
         else:
             questions, held_out = dataset.split(questions, what.held_out_fraction, config.seed)
     set_seed(config.seed)  # adapters start at random

@@ -17,7 +17,7 @@ from ..evaluation import choice_probabilities
 from ..predictions import group
 from ..results.causes import CAUSES, UNTAGGED, read_tags, tag
 from ..runtime.errors import AqaError
-from .inspection import KINDS, ORDERS, PAIRS, alert, card, pairs, select
+from .inspection import KINDS, ORDERS, PAIRS, TOLD, alert, card, pairs, select
 
 RIGHT, NOT_RIGHT = ("right",), ("wrong", "unreadable", "all")
 POSSIBLE = dict(zip(PAIRS, (KINDS, RIGHT, RIGHT, NOT_RIGHT, NOT_RIGHT), strict=True))  # run A's kinds in each box
@@ -72,7 +72,7 @@ class Browser:
         if not runs:
             raise AqaError('there is no run to browse; give {"name": "file of predictions"}.')
         if strange := set(models) - set(runs):
-            raise AqaError(f"models names {min(strange)!r}, which is none of the runs {', '.join(runs)}.")
+            raise AqaError(f"models names {min(strange)!r}, which is not one of the runs {', '.join(runs)}.")
         self.paths, self.models, self.rule = dict(runs), models, rule
         self.runs = {name: predictions.read(path) for name, path in runs.items()}
         self.questions = {question.id: question for question in questions}
@@ -106,10 +106,10 @@ class Browser:
         return with_page(self.view, self.card, options)
 
     def act(self, step: Callable, *arguments) -> None:
-        """Do what a control asks for; what is wrong is told above the card, since Jupyter hides a callback's error."""
+        """Do what a control asks for; what is wrong (`TOLD`) is told above the card."""
         try:
             step(*arguments)
-        except ValueError as error:
+        except TOLD as error:
             self.page.value = alert(error) + self.card
 
     def filter(self) -> None:
@@ -212,7 +212,7 @@ class Browser:
         """Keep a cause and a note of run A's: those on the card, or those that were on it when they were chosen."""
         self.saved.value = ""
         tags.save()
-        self.page.value, self.saved.value = self.card, "Saved." if tags is self.tags else "Saved, for the card before."
+        self.page.value, self.saved.value = self.card, "Saved." if tags is self.tags else "Saved for the previous card."
 
 
 def browse(

@@ -76,7 +76,7 @@ def figures(report: scoring.Report) -> dict:
 def example(folder: Path, asked: list[Question], columns: int = 60, bands: int = 16) -> dict | None:
     """Pick the first "What do you hear" that training made right: its replies before and after, and its clip's mel.
 
-    mel: (bands, columns), 0 to 9 over the loudest 40 dB, low frequencies first. None where no question was put right.
+    mel: (bands, columns), 0 to 9 over the loudest 40 dB, low frequencies first. None if training put no question right.
     """
     before, after = (predictions.read(folder / name) for name in ("base.jsonl", "grpo.jsonl"))
     by_id = {question.id: question for question in asked}

@@ -41,7 +41,7 @@ def verdict(notebook: str, n: int, answer: object, *about) -> str:
     except Untried:
         return f"Exercise {n}: not tried yet. Put your answer in place of the dots; hint({n}) helps."
     except Exception as error:  # whatever a reader may hand in
-        return f"Exercise {n}: not yet. This gave {type(error).__name__}: {error}. Wanted: {exercise.wanted}."
+        return f"Exercise {n}: not yet. This gave {type(error).__name__}: {error}. Expected: {exercise.wanted}."
     return f"Exercise {n}: not yet. {wrong}" if wrong else f"Exercise {n}: right. {exercise.right}"
 
 

@@ -99,7 +99,7 @@ def hearing() -> Drawing:
     mel = audio.log_mel(wave, bins)[:, :frames].reshape(16, bins // 16, 40, frames // 40).mean((1, 3))
     steps = (
         ("Wave", f"{samples:,} numbers", f"{audio.SAMPLE_RATE:,} a second, one channel"),
-        ("Log-mel picture", f"{frames:,} columns x {bins} bands", f"{frames // seconds} columns a second"),
+        ("Log-mel spectrogram", f"{frames:,} columns x {bins} bands", f"{frames // seconds} columns a second"),
         ("Audio tower", f"{tokens} vectors x {tower:,}", f"halved twice: {frames:,}, {places}, {tokens}"),
         ("Projector", f"{tokens} vectors x {hidden:,}", "one linear layer: the width of words"),
         ("One row of tokens", f"words, {tokens} of sound, words", f"{tokens // seconds} tokens a second of sound"),

@@ -69,6 +69,9 @@ def select(
 # -- HTML ------------------------------------------------------------------------------------------------------------
 
 
+TOLD = (ValueError, OSError)  # AqaErrors among them: what a control's callback tells on its page, as Jupyter hides it
+
+
 def alert(sentence: object) -> str:
     """Show a sentence that says what is wrong."""
     return f'<p role="alert" {NO_MATH}><strong>Please note:</strong> <bdi>{html(sentence)}</bdi></p>'
@@ -141,7 +144,7 @@ def _cell(row: Mapping, choice: str, probability: float | None) -> str:
 
 def _reply(name: str, row: Mapping, rule: str) -> str:
     notes = [f"{row['tokens']} tokens"] if "tokens" in row else []
-    notes += ["cut at the longest length"] if row.get("ended") is False and row["model_output"] is not None else []
+    notes += ["cut off at the maximum length"] if row.get("ended") is False and row["model_output"] is not None else []
     notes += ["none of the choices"] if row["prediction"] and not is_choice(row) else []
     notes += [str(row["error"])] if row.get("error") else []
     reply = "<em>no reply</em>" if row["model_output"] is None else html(row["model_output"])

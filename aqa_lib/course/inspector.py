@@ -22,6 +22,7 @@ from ..logps import completion_logps
 from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
 from . import show
+from .inspection import TOLD, alert
 
 LIKELIER, LESS = "0, 114, 178", "213, 94, 0"  # blue and orange, as elsewhere
 LEGEND = (
@@ -53,12 +54,19 @@ class Steps:
         layout = {"width": "500px"}
         self.slider = widgets.SelectionSlider(options=options, continuous_update=False, layout=layout)
         self.card = widgets.HTML(self.page(0))
-        self.slider.observe(lambda change: setattr(self.card, "value", self.page(change["new"])), "value")
+        self.slider.observe(lambda change: self.show(change["new"]), "value")
         self.view = widgets.VBox([self.slider, self.card])
 
     def _repr_mimebundle_(self, **options):
         data = self.view._repr_mimebundle_(**options)
         return data | {"text/html": self.static()}
+
+    def show(self, place: int) -> None:
+        """Show a group; what is wrong (`TOLD`) is told in its place."""
+        try:
+            self.card.value = self.page(place)
+        except TOLD as error:
+            self.card.value = alert(error)
 
     def static(self) -> str:
         """Write a few groups for a page that has no kernel: first, middle and last, and whose rewards differ most."""
@@ -78,7 +86,7 @@ class Steps:
         about = f"{row['question']} {' / '.join(row['choices'])}"
         head = f"<p><strong>{html(about)}</strong> &#183; right: <em>{html(row['answer'])}</em></p>"
         if (question := self.questions.get(row["id"])) is None:
-            return _page(head, "<p>This question is not among those given, so nobody can be asked.</p>")
+            return _page(head, "<p>This question was not among those given, so the models cannot be asked.</p>")
         advantages = loss.group_advantages(torch.tensor([row["rewards"]]), self.scale)[0].tolist()
         answers = Counter(zip(row["completions"], row["rewards"], advantages, strict=True))
         try:
@@ -126,7 +134,7 @@ def read(run: Path) -> tuple[list[dict], int, str]:
             f"{run} is not the folder of a GRPO run that kept its answers ({error}); give another."
         ) from error
     if not rows:
-        raise AqaError(f"{path} holds no answers; train with log_completions, for one log at least.")
+        raise AqaError(f"{path} holds no answers; train with log_completions, at least until the first log.")
     for row in rows:
         row["rewards"] = [math.nan if reward is None else reward for reward in row["rewards"]]
     return rows, options["prompt_style"], options["scale_rewards"]

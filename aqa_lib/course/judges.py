@@ -1,7 +1,7 @@
 """Judge the answers to the exercises of notebooks 00 to 03.
 
 `[judges] -> judges_later -> exercises`. A judge gets an answer, and what else of the notebook it has to know. It
-returns one sentence that says where the answer errs, or None where it is right; it knows the mistakes readers make.
+returns one sentence that says where the answer errs, or None if it is right; it knows the mistakes readers make.
 """
 
 from collections.abc import Callable, Iterable
@@ -78,7 +78,7 @@ def own_question(mine: Question, question: Question) -> str | None:
     if len(set(mine.choices)) < 2:
         return "Give at least two different choices."
     if mine.answer not in mine.choices:
-        return f"The answer {mine.answer!r} is none of your choices, so no reply could be right."
+        return f"The answer {mine.answer!r} is not one of your choices, so no reply could be right."
     return None
 
 
@@ -146,7 +146,7 @@ def tokens_of_a_clip(count) -> str | None:
 def own_columns(names: dict) -> str | None:
     wanted = {"question": "prompt", "audio": "sound", "choices": "options", "answer": "key"}
     if {value: key for key, value in names.items()} == wanted:
-        return "The other way round: the package's name first, your file's name behind the colon."
+        return "The other way round: the package's name first, your file's name after the colon."
     if missing := [name for name in wanted if name not in names]:
         return f"The package also has to know which column holds {missing[0]!r}."
     wrong = [name for name in wanted if names[name] != wanted[name]]
@@ -166,7 +166,7 @@ def replies_to_versions(replies, versions) -> str | None:
     if len(replies) != len(versions):
         return f"There are {len(versions)} versions and {len(replies)} replies: ask about each."
     if not all(isinstance(reply, str) for reply in replies):
-        return "Those are token ids; rollout.decode makes texts of them."
+        return "Those are token ids; rollout.decode turns them into text."
     return None
 
 
@@ -176,7 +176,7 @@ def replies_to_versions(replies, versions) -> str | None:
 @exercise(
     "02",
     1,
-    wanted="a function brief(prompts, completions, completion_ids, **columns) that returns one number a completion",
+    wanted="a function brief(prompts, completions, completion_ids, **columns) that returns one number per completion",
     hint="From 6 tokens to 12 the reward falls along a line, (12 - n) / 6; `min` and `max` keep it between 0 and 1.",
     right="And a warning comes with it: a model that is paid for brevity may learn to say nothing at all.",
 )
@@ -188,7 +188,7 @@ def brief(answer: Callable) -> str | None:
         return "A reward returns a list, one number for each completion."
     for n, got, due in zip(lengths, numbers(paid), [1, 1, 0.5, 0, 0], strict=True):
         if not near(got, due, 1e-6):
-            return f"An answer of {n} tokens is due {due:g}, and gets {got:g}."
+            return f"An answer of {n} tokens should earn {due:g}, and earns {got:g}."
     return None
 
 
@@ -197,7 +197,7 @@ def brief(answer: Callable) -> str | None:
     2,
     wanted="the two weights, as (accuracy, format)",
     hint="Write down what the four replies are paid with weights a and f: a + f, a, f and 0. Which order is wanted?",
-    right="Any format weight above 0 and below that of accuracy does it; a shell takes it as --reward_weights 1 0.5.",
+    right="Any format weight above 0 and below that of accuracy does it; on the command line it is --reward_weights 1 0.5.",
 )
 def weights(answer) -> str | None:
     a, f = numbers(answer)
@@ -211,7 +211,7 @@ def weights(answer) -> str | None:
 @exercise(
     "02",
     3,
-    wanted="a reply, as a text; dog is right, cat the other choice",
+    wanted="a reply, as a string; dog is right, cat the other choice",
     hint="MMAU's rule looks for words anywhere in a reply; the strict reward wants a choice and nothing else.",
     right="Paid by MMAU's rule, a model may talk for a page as long as the right word falls and no wrong one does.",
 )

@@ -80,7 +80,7 @@ def heard(count, train: Sequence[Question]) -> str | None:
 @exercise(
     "05",
     1,
-    wanted="a reply, as a text; the choices are rising then falling, and staying the same",
+    wanted="a reply, as a string; the choices are rising then falling, and staying the same",
     hint="The official rule takes a set of words, and a set knows no order.",
     right="The words have changed places, and the rule cannot see it.",
 )
@@ -98,7 +98,7 @@ def fooled(reply: str) -> str | None:
 @exercise(
     "05",
     2,
-    wanted="questions in each run, about",
+    wanted="the number of questions in each run, roughly",
     hint="A share p of n questions has variance p (1 - p) / n, and a difference of two the sum of both. 1.96 of its "
     "standard errors must fit into 0.034.",
     right="So on MMAU's 1,000 questions, a difference of 3.4 points between two single runs is within chance.",
@@ -110,7 +110,7 @@ def needed(n) -> str | None:
     if near(n, due, 0.06 * due):
         return None
     if near(n, due / 2, 0.06 * due):
-        return "That is the chance in one run; the difference has that of both."
+        return "That is the variance of one run; the difference has the variance of both."
     if near(n, due / 1.96**2, 0.03 * due):
         return "That is for one standard error; 95 % takes 1.96 of them."
     if near(n, due / 4, 0.03 * due):
@@ -123,7 +123,7 @@ def needed(n) -> str | None:
     3,
     wanted="a table of report.build",
     hint='`report.build(..., rule="strict")` gives tables; the last is on your questions.',
-    right="Where both rules give the same verdict, it does not hang on how replies are read.",
+    right="Where both rules give the same verdict, it does not depend on how replies are read.",
 )
 def strict_table(table: Table) -> str | None:
     if isinstance(table, list):
@@ -137,7 +137,7 @@ def strict_table(table: Table) -> str | None:
 @exercise(
     "06",
     1,
-    wanted="a function agrees(prompts, completions, choices, **columns) that returns one number a completion",
+    wanted="a function agrees(prompts, completions, choices, **columns) that returns one number per completion",
     hint='`relation(reply, among)` is "alone" where the thought names the answer and no other choice.',
     right='It can be hacked: "<think>a dog</think><answer>a dog</answer>" earns it without any thinking.',
 )
@@ -151,7 +151,7 @@ def agrees(answer: Callable) -> str | None:
         return "A reward returns a list, one number for each completion."
     for (text, due), got in zip(thoughts.items(), paid, strict=True):
         if got != due:
-            return f"The thought {text!r} before the answer 'a dog' is due {due:g}, and gets {got:g}."
+            return f"The thought {text!r} before the answer 'a dog' should earn {due:g}, and earns {got:g}."
     return None
 
 
@@ -183,7 +183,7 @@ def outweigh(lengths) -> str | None:
 def nonsense(put_in, before) -> str | None:
     put_in, before = numbers(put_in), numbers(before)
     if len(put_in) != len(before):
-        return f"Give {len(before)} probabilities, one a question; the moves can be read off those."
+        return f"Give {len(before)} probabilities, one per question; the moves can be read off those."
     if min(put_in) < 0 or max(put_in) > 100.01:
         return "Those are no probabilities in percent."
     if max(put_in) <= 1 < max(before):

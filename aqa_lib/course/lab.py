@@ -184,7 +184,7 @@ def aftermath(policy, processor, asked: recipes.Questions, style: int, n: int = 
     """Measure what a training left behind: wrong labels that are repeated, distance from the base, what is forgotten.
 
     Of the wrongly labelled training questions, how many get the wrong label as their answer, and how many the right
-    one; the KL to the base, in nats a token of its own test answers; and by how many nats a token the base's own
+    one; the KL to the base, in nats per token of its own test answers; and by how many nats per token the base's own
     captions of test clips have become less likely.
     """
     wrong = [question for question in asked.train if "right" in question.meta][:n]
@@ -292,7 +292,9 @@ def run_missing(
     file.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(file.parent / ".lock", str(file.parent)):
         left = missing(wanted, dose.read(file))
-        print(f"{len(wanted) - len(left)} of {len(wanted)} trials are there; the rest goes into {file}", flush=True)
+        print(
+            f"{len(wanted) - len(left)} of {len(wanted)} trials are done; the rest will be added to {file}", flush=True
+        )
         with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             for done in [pool.submit(complete, [trial], file, run) for trial in left]:
                 done.result()

@@ -26,7 +26,7 @@ from ..runtime.escape import NO_MATH, html
 from ..tiny import sounds, synth
 from . import microphone, show
 from .browser import WHOLE, choose, with_page
-from .inspection import LEFT, alert, data_url
+from .inspection import LEFT, TOLD, alert, data_url
 
 NONE = -math.inf  # dB: no noise at all
 NOISES = (("none", NONE), *((f"{level:+d} dB", float(level)) for level in range(-30, 25, 5)))
@@ -77,7 +77,7 @@ def likelihoods(models: Mapping[str, tuple], question: Question, clip: Clip) -> 
 
 
 def picture(clip: Clip, bins: int, seconds: float) -> str:
-    """Draw the log-mel picture that a model gets, as HTML; `seconds` would fill the width."""
+    """Draw the log-mel spectrogram that a model gets, as HTML; `seconds` would fill the width."""
     mel = audio.log_mel(clip.wave, bins)[:, : audio.num_frames(len(clip.wave))].numpy()[
         ::-1
     ]  # low pitches at the bottom
@@ -86,7 +86,7 @@ def picture(clip: Clip, bins: int, seconds: float) -> str:
     pixels = (255 * matplotlib.colormaps["magma"](shades)[..., :3]).astype("uint8")
     Image.fromarray(pixels).save(file, "webp", quality=80)
     style = f"width: {min(100, 100 * clip.seconds / seconds):.0f}%; height: 9em; max-width: none; margin: 0"
-    return f'<img style="{style}" alt="Mel picture, low pitches at the bottom" src="{data_url(file, "webp")}">'
+    return f'<img style="{style}" alt="Mel spectrogram, low frequencies at the bottom" src="{data_url(file, "webp")}">'
 
 
 def bars(question: Question, shares: Mapping[str, Mapping[str, float]]) -> str:
@@ -169,12 +169,12 @@ class Laboratory:
         return with_page(self.view, self.page.value, options)
 
     def act(self, step) -> None:
-        """Do what a control asks for; what is wrong is told on the page, since Jupyter hides a callback's error."""
+        """Do what a control asks for; what is wrong (`TOLD`) is told on the page."""
         if self.filling:
             return
         try:
             step()
-        except ValueError as error:
+        except TOLD as error:
             self.page.value = alert(error)
 
     def choose(self) -> None:

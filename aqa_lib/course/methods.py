@@ -131,7 +131,7 @@ def _measures(policy, processor, asked: Sequence[Question], style: int = 2) -> d
 
 @torch.no_grad()
 def entropy(policy, processor, asked: Sequence[Question], style: int, n: int = 200) -> float:
-    """Measure how undecided a model still is: nats a token of answers sampled to n questions."""
+    """Measure how undecided a model still is: nats per token of answers sampled to n questions."""
     policy.eval()
     own = lab.sample(policy, processor, [(q, prompt.messages(q, style)) for q in asked[:n]])
     return float(completion_logps(policy, own)[1][own.mask].mean())

@@ -140,7 +140,7 @@ def markdown(seeds: int = SEEDS) -> str:
     lines += [
         "",
         f"In all about {hours:.0f} GPU-hours (the paper's own: 115 to 144 GPU-seconds a step), and on disk",
-        f"{disk} GB: the base {BASE_GB}, clips {AUDIO_GB}, a model each trained run,",
+        f"{disk} GB: the base {BASE_GB}, clips {AUDIO_GB}, one model per trained run,",
         f"and {2 * CHECKPOINT_GB} for the checkpoints of the current run. Memory is the least that",
         "`python -m aqa_lib plan --scale full --memory GB` says fits: clips of 30 s, answers of 256 tokens.",
         "",

@@ -17,7 +17,7 @@ from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
 from . import show
 from .browser import with_page
-from .inspection import LEFT, alert
+from .inspection import LEFT, TOLD, alert
 
 ROUNDS = 10
 RIGHT, WRONG = "&#10004;", "&#10008;"
@@ -35,13 +35,15 @@ class Match:
         if YOU in runs:
             raise AqaError(f'no model can be named "{YOU}" here; give the run another name.')
         if not 0 < rounds <= len(questions):
-            raise AqaError(f"{rounds} rounds of {len(questions)} questions cannot be played; give as many, or fewer.")
+            raise AqaError(f"rounds must be between 1 and the {len(questions)} questions that there are, got {rounds}.")
         drawn = np.random.default_rng(seed).choice(len(questions), rounds, replace=False)
         self.questions = [questions[i] for i in drawn]
         self.rows = {name: {row["id"]: row for row in rows} for name, rows in runs.items()}
         for name, rows in self.rows.items():
             if missing := [question.id for question in self.questions if question.id not in rows]:
-                raise AqaError(f"{name} was not asked {missing[0]}; give its predictions on these questions.")
+                raise AqaError(
+                    f"{name} has no prediction for question {missing[0]}; give its predictions on these questions."
+                )
         self.at, self.given = 0, []
 
     @property
@@ -60,7 +62,7 @@ class Match:
     def answer(self, choice: str) -> None:
         """Take your answer to this round; only the first counts."""
         if choice not in self.question.choices:
-            raise AqaError(f"{choice!r} is none of the choices.")
+            raise AqaError(f"{choice!r} is not one of the choices.")
         if not self.answered:
             self.given.append(choice)
 
@@ -186,5 +188,13 @@ class Game:
 
     def _button(self, words: str, act: Callable, made_for: tuple) -> widgets.Button:
         button = widgets.Button(description=words, layout=widgets.Layout(width="auto"))
-        button.on_click(lambda button: act() if made_for == self.now else None)
+        button.on_click(lambda button: self.act(act, made_for))
         return button
+
+    def act(self, act: Callable, made_for: tuple) -> None:
+        """Do what a button is for, unless its clip has passed; what is wrong (`TOLD`) is told above the round."""
+        try:
+            if made_for == self.now:
+                act()
+        except TOLD as error:
+            self.page.value = alert(error) + self.page.value

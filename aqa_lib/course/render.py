@@ -49,7 +49,7 @@ class Notebook:
 # minutes: about, alone in an empty folder of artifacts, with one thread on a server CPU
 COURSE = (
     Notebook("00_tour", "A tour", "What happens between a sound and an answer?", 0.5),
-    Notebook("01_data_preparation", "Data preparation", "What does the model get of a clip and of a question?", 0.5),
+    Notebook("01_data_preparation", "Data preparation", "What does the model get from a clip and a question?", 0.5),
     Notebook("02_reward_design", "Reward design", "How do we tell a good answer from one that only looks good?", 0.5),
     Notebook("03_grpo_training", "GRPO training", "How does a model learn from rewards alone?", 2.5),
     Notebook("04_sft_baseline", "Rewards or answers", "When do rewards beat answers?", 3),

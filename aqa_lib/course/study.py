@@ -65,7 +65,7 @@ class Run:
 
 
 class StudyError(AqaError):
-    """A run of the study that failed, or was made in another way."""
+    """A run of the study that failed, or was made with other settings."""
 
 
 def runs(
@@ -134,7 +134,7 @@ def _complete(run: Run, call: Callable) -> str | None:
     """Finish one run, and return what went wrong."""
     start, log = time.monotonic(), run.folder.with_name(f"{run.name}.log")
     if run.trained and (run.on_trial or _answered(run)):
-        print(f"{run.name}: is there already", flush=True)
+        print(f"{run.name}: already done", flush=True)
         return None
     if not run.trained:
         resume = ["--resume", "true"] if any(run.folder.glob("checkpoint-*/trainer_state.json")) else []
@@ -161,18 +161,18 @@ def _answered(run: Run) -> bool:
 
 
 def _same_command(run: Run) -> None:
-    """Note how a run is made, or refuse to resume what was made in another way."""
+    """Note how a run is made, or refuse to resume one that was made with other settings."""
     asked = [word for word in run.evaluate if word != CONTROLS]  # controls may be added later
     beside, commands = run.folder.with_name(f"{run.name}.command.json"), [scales.get().name, [*run.train], asked]
     if beside.exists() and json.loads(beside.read_text(encoding="utf-8")) != commands:
-        raise StudyError(f"{run.folder}: was made in another way ({beside}); give another --output, or delete it.")
+        raise StudyError(f"{run.folder}: was made with other settings ({beside}); give another --output, or delete it.")
     beside.parent.mkdir(parents=True, exist_ok=True)
     write_whole(beside, json.dumps(commands))
 
 
 def _failure(run: Run, log: Path, code: int) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return f"{run.name} failed with code {code} ({log}): {lines[-1] if lines else 'it said nothing'}"
+    return f"{run.name} failed with code {code} ({log}): {lines[-1] if lines else 'no output'}"
 
 
 def _caller(processes: int) -> Callable[[Sequence[str], Path], int]:

@@ -108,7 +108,7 @@ def choices(value, name: str = "choices") -> Choices:
 
 
 def inside(text) -> tuple[str, Choices] | None:
-    r"""Read choices that stand as lettered lines at a question's end; None where there are none.
+    r"""Read choices that stand as lettered lines at a question's end; None if there are none.
 
     >>> inside("What is it?\nChoices:\nA. a dog\nB. a cat")
     ('What is it?', Choices(texts=('a dog', 'a cat'), labels=('A', 'B')))

@@ -115,7 +115,7 @@ def _content(audio: Path | bytes) -> _Content | None:
 
 
 def _video(question) -> str | None:
-    """Read the YouTube id of the video that a question's clip is a part of; None where its names hold none."""
+    """Read the YouTube id of the video that a question's clip is a part of; None if its names hold none."""
     names = [question.meta.get("video_name")]
     names += [question.audio.stem] if isinstance(question.audio, Path) else []
     for name in names:

@@ -89,7 +89,7 @@ def _lines(path: Path, data: bytes) -> Rows:
 
 
 def _objects(data: bytes) -> list | None:
-    """Read JSON objects that each take several lines, one after the other; None where that is not what there is."""
+    """Read JSON objects that each take several lines, one after the other; None if the file holds something else."""
     decoder, found, at = json.JSONDecoder(), [], 0
     try:
         text = data.decode("utf-8").strip()

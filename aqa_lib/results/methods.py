@@ -85,7 +85,7 @@ def _means(rows: Sequence[dict]) -> dict:
         return float(np.mean([row[name] or 0.0 for row in rows]))
 
     return {
-        "entropy left (nats a token)": f"{mean('entropy'):.3f}",
+        "entropy left (nats per token)": f"{mean('entropy'):.3f}",
         "groups that agree": f"{mean('agreeing'):.0%}",
         "tokens clipped": f"{mean('clipped'):.1%}",
         "steps": f"{mean('steps_taken'):.0f}",

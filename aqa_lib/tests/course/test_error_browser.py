@@ -79,7 +79,7 @@ def test_a_tag_reaches_the_question_on_the_card_it_was_chosen_on(runs, monkeypat
     assert shown.tags.name == "3" and shown.page.value == "card of 3"
     old.cause.value = "misheard"  # had been on its way
     assert causes.read_tags(runs["base"]) == {"0": {"cause": "misheard", "note": ""}}
-    assert shown.saved.value == "Saved, for the card before." and shown.tags.cause.value == ""
+    assert shown.saved.value == "Saved for the previous card." and shown.tags.cause.value == ""
     shown.tags.note.value = "barks"
     assert causes.noted(runs["base"]) == {"0": "misheard"}
     assert causes.read_tags(runs["base"])["3"]["note"] == "barks"
@@ -119,10 +119,17 @@ def test_a_broken_file_of_tags_is_told_in_the_browser(runs):
     assert causes.tags_path(runs["base"]).read_text() == "{"
 
 
+def test_what_fails_behind_a_control_is_told_above_the_card(runs, monkeypatch):
+    shown = browser.browse(runs)
+    monkeypatch.setattr(browser, "tag", lambda *_: open("/no/such/<tags>", "w"))
+    shown.tags.note.value = "noted"
+    assert "No such file" in shown.page.value and "&lt;tags&gt;" in shown.page.value and "<article" in shown.page.value
+
+
 def test_runs_that_cannot_be_browsed_are_refused_in_a_sentence(runs, tmp_path):
     with pytest.raises(ValueError, match="no run to browse"):
         browser.browse({})
-    with pytest.raises(ValueError, match="'sft', which is none of the runs base, GRPO"):
+    with pytest.raises(ValueError, match="'sft', which is not one of the runs base, GRPO"):
         browser.browse(runs, models={"sft": (None, None)})
     with pytest.raises(PredictionsError, match="gone.jsonl cannot be read"):
         browser.browse({"gone": tmp_path / "gone.jsonl"})

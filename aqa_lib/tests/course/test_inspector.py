@@ -71,6 +71,12 @@ def test_the_slider_changes_the_page_and_a_page_without_a_kernel_shows_three_ste
     assert set(kept.data) == {"text/html", "text/plain"} and "<audio" not in kept.data["text/html"]
 
 
+def test_what_fails_behind_the_slider_is_told_in_place_of_the_page(steps, monkeypatch):
+    monkeypatch.setattr(steps, "page", lambda place: open("/no/such/<clip>"))
+    steps.slider.value = 1
+    assert "No such file" in steps.card.value and "&lt;clip&gt;" in steps.card.value
+
+
 def test_a_question_that_is_not_given_is_told_on_its_page(run, model, processor):
     steps = inspector.step_through(run, [], model, model, processor)
     assert "not among those given" in steps.page(0)

@@ -204,7 +204,7 @@ def test_a_finished_laboratory_trains_nothing_and_lets_no_second_process_in(smal
     monkeypatch.setattr(lab, "mechanism", lambda: {"steps": 40})
     lab.complete(TRIALS, tmp_path / "dose.jsonl", finished)
     lab.run_all(tmp_path, [0])
-    assert "3 of 3 trials are there" in capsys.readouterr().out
+    assert "3 of 3 trials are done" in capsys.readouterr().out
     assert json.loads((tmp_path / "mechanism.json").read_text()) == {"steps": 40}
     monkeypatch.setattr(lab, "mechanism", lambda: pytest.fail("it is there"))
     lab.run_all(tmp_path, [0])

@@ -101,6 +101,12 @@ def test_a_recording_reaches_the_models(lab):
     assert "your recording: silent" in lab.page.value
 
 
+def test_what_fails_behind_a_control_is_told_on_the_page(lab, monkeypatch):
+    monkeypatch.setattr(laboratory, "likelihoods", lambda *_: open("/no/such/<clip>"))
+    lab.noise.value = 0.0
+    assert "No such file" in lab.page.value and "&lt;clip&gt;" in lab.page.value
+
+
 def test_the_recorder_says_what_it_cannot_do():
     button = microphone.button()
     assert button.count("upload a file") == 3 and "getUserMedia" in button and "SECONDS" not in button

@@ -61,14 +61,21 @@ def test_a_page_shows_texts_as_texts(asked_questions):
     assert "<b>" not in game.page.value and "<script>" not in game.page.value and "&lt;script&gt;" in game.page.value
 
 
+def test_what_fails_behind_a_button_is_told_on_the_page(asked_questions, monkeypatch):
+    game = play.Game(asked_questions, {"base": BASE}, rounds=2)
+    monkeypatch.setattr(play, "page", lambda match: open("/no/such/<clip>"))
+    press(game, "a dog")
+    assert "No such file" in game.page.value and "&lt;clip&gt;" in game.page.value and "clip 1 of 2" in game.page.value
+
+
 def test_games_that_cannot_be_played_are_refused_in_a_sentence(asked_questions):
     for runs, rounds, said in (
         ({"you": BASE}, 2, 'no model can be named "you"'),
-        ({"base": BASE}, 7, "7 rounds of 6 questions cannot be played"),
-        ({"base": BASE}, 0, "0 rounds"),
-        ({"base": BASE[:1]}, 6, "base was not asked"),
+        ({"base": BASE}, 7, "must be between 1 and the 6 questions that there are, got 7"),
+        ({"base": BASE}, 0, "got 0"),
+        ({"base": BASE[:1]}, 6, "base has no prediction for question"),
     ):
         with pytest.raises(AqaError, match=said):
             play.Match(asked_questions, runs, rounds)
-    with pytest.raises(AqaError, match="none of the choices"):
+    with pytest.raises(AqaError, match="not one of the choices"):
         play.Match(asked_questions, {}, 1).answer("a cat")

@@ -86,7 +86,7 @@ def test_a_study_is_completed_once(tmp_path, capsys):
     again = Player()
     study.complete(made, 2, again)
     assert again.commands == []
-    assert capsys.readouterr().out.count("is there already") == 6
+    assert capsys.readouterr().out.count("already done") == 6
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path):
@@ -111,10 +111,10 @@ def test_an_evaluation_that_failed_is_made_again_alone(tmp_path):
 
 def test_what_was_made_in_another_way_is_refused(tmp_path, monkeypatch):
     study.complete(study.runs(tmp_path, [0])[:1], 1, Player())
-    with pytest.raises(study.StudyError, match="base-2: was made in another way"):
+    with pytest.raises(study.StudyError, match="base-2: was made with other settings"):
         study.complete(study.runs(tmp_path, [0], evaluate_options=["--limit", "3"])[:1], 1, Player())
     monkeypatch.setenv("AQA_SCALE", "full")
-    with pytest.raises(study.StudyError, match="base-2: was made in another way"):
+    with pytest.raises(study.StudyError, match="base-2: was made with other settings"):
         study.complete(study.runs(tmp_path, [0])[:1], 1, Player())
 
 
