@@ -197,7 +197,7 @@ def brief(answer: Callable) -> str | None:
     2,
     wanted="the two weights, as (accuracy, format)",
     hint="Write down what the four replies are paid with weights a and f: a + f, a, f and 0. Which order is wanted?",
-    right="Any format weight above 0 and below that of accuracy does it; on the command line it is --reward_weights 1 0.5.",
+    right="Any format weight above 0 and below that of accuracy does it; in a shell it is --reward_weights 1 0.5.",
 )
 def weights(answer) -> str | None:
     a, f = numbers(answer)
