@@ -137,7 +137,8 @@ def _cell(row: Mapping, choice: str, probability: float | None) -> str:
     share = (
         ""
         if probability is None
-        else f'<meter aria-hidden="true" value="{probability:.3f}"></meter> {100 * probability:.0f} %'
+        else f'<span style="white-space: nowrap"><meter aria-hidden="true" value="{probability:.3f}"></meter> '
+        f"{100 * probability:.0f} %</span>"
     )
     return f"<td {LEFT}>{said}{share}</td>"
 

@@ -105,7 +105,7 @@ def _bar(name: str, share: float) -> str:
     style = f"display: inline-block; height: .8em; width: {8 * share:.2f}em; margin-right: .4em"
     colour = METHOD_COLOURS.get(name, COLOURS[0])
     drawn = f'<span style="{style}; background: {colour}"></span>'
-    return f'<td style="text-align: left; min-width: 11em">{drawn}{100 * share:.0f} %</td>'
+    return f'<td style="text-align: left; min-width: 11em; white-space: nowrap">{drawn}{100 * share:.0f} %</td>'
 
 
 def remarks(source: Source, question: Question, speed: float, tiny: bool) -> list[str]:

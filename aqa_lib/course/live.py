@@ -5,6 +5,7 @@ that stays keeps the last of both. A terminal gets its lines as ever.
 """
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class Picture(TrainerCallback):
         """Replace what is shown: the curves so far, and the newest reply."""
         from IPython.display import HTML, display
 
-        frame = curves(state, self.held_out), HTML(words(state) + self.reply(Path(args.output_dir)))
+        name = re.sub(r"^\.|-[0-9a-f]{12}$", "", Path(args.output_dir).name)  # an artifact's, without its hash
+        frame = curves(state, self.held_out, name), HTML(words(state) + self.reply(Path(args.output_dir)))
         if not self.handles:
             self.handles = [display(part, display_id=True) for part in frame]
             return
@@ -105,12 +107,12 @@ def history(state) -> dict[str, tuple[list[int], list[float]]]:
     return metrics
 
 
-def curves(state, held_out: int):
+def curves(state, held_out: int, name: str = ""):
     """Draw the curves so far, over all steps that the run will have. held_out: questions, for intervals."""
     metrics = history(state)
     panels = PANELS if "reward" in metrics else SFT_PANELS
     return plotting.progress(
-        metrics, {name: panels[name] for name in panels if name in metrics}, state.max_steps, held_out
+        metrics, {name: panels[name] for name in panels if name in metrics}, state.max_steps, held_out, name
     )
 
 

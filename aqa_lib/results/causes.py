@@ -166,7 +166,7 @@ def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = Non
     found = {name for rates in counts.values() for name in rates}
     names = [name for name in (*CAUSES, UNTAGGED) if name in found]
     with rc_context(plotting.STYLE):
-        figure = plotting.Picture(figsize=(7, 1.2 + 0.5 * len(names)), layout="constrained")
+        figure = plotting.Picture(figsize=(plotting.PAGE, 1.4 + 0.5 * len(names)), layout="constrained")
         axis = figure.subplots()
         for number, ((value, rates), marker) in enumerate(zip(counts.items(), cycle("osD^v"), strict=False)):
             n = next((rate.n for rate in rates.values()), 0)
@@ -181,7 +181,7 @@ def plot(counts: Mapping[str, Mapping[str, Rate]], path: str | Path | None = Non
         axis.set(xlabel="questions lost to the cause (percent)", xlim=(-1, None), yticks=range(len(names)))
         axis.set_yticklabels(names)
         axis.invert_yaxis()
-        figure.legend(frameon=False, loc="outside right upper")
+        figure.legend(frameon=False, loc="outside upper center", ncols=3)
         if path:
             figure.savefig(path)
     return figure

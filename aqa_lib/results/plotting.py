@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..audio import Clip
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#777777")  # Okabe and Ito's
+PAGE = 6.5  # inches: a figure no wider than this is still legible where a page is 560 pixels wide
 INK = "#767B82"  # legible on white and on black: a page's theme shows through
 METHOD_COLOURS = {  # one colour per method, in every figure
     "base": "#777777", "sft": "#D55E00", "sft-lora": "#E69F00", "grpo": "#0072B2", "grpo-3": "#56B4E9",
@@ -131,8 +132,9 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
             metrics["rewards/format/mean"] = metrics["rewards/think_format/mean"]
     panels = {name: label for name, label in panels.items() if any(name in metrics for metrics in read.values())}
     with rc_context(STYLE):
-        figure = Picture(figsize=(10, 5), layout="constrained")
-        axes = figure.subplots(2, -(-len(panels) // 2), squeeze=False)
+        rows = max(-(-len(panels) // 2), 1)
+        figure = Picture(figsize=(PAGE, 2 * rows + 0.3 * (len(runs) > 1)), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         for axis, (name, label) in zip(axes.flat, panels.items(), strict=False):
@@ -141,8 +143,9 @@ def curves(runs: Mapping[str, str | Path], path: str | Path | None = None, held_
                     _line(axis, *metrics[name], run, colour_of(run, place), held_out if name == "eval_accuracy" else 0)
             axis.set(xlabel="optimizer step", ylabel=label)
         if len(runs) > 1:
-            fullest = max(axes.flat, key=lambda axis: len(axis.get_legend_handles_labels()[1]))  # SFT has no rewards
-            fullest.legend(frameon=False)
+            named = [axis.get_legend_handles_labels() for axis in axes.flat]
+            fullest = max(named, key=lambda found: len(found[1]))  # SFT has no rewards
+            figure.legend(*fullest, frameon=False, loc="outside upper center", ncols=3)
         if path:
             figure.savefig(path)
     return figure
@@ -153,6 +156,7 @@ def progress(
     panels: Mapping[str, str],
     last: int,
     held_out: int = 0,
+    title: str = "",
 ) -> Figure:
     """Plot the curves of a run in progress, two a row. metrics: steps and values by name; panels: name to label.
 
@@ -160,7 +164,9 @@ def progress(
     """
     with rc_context(STYLE):
         rows = max(-(-len(panels) // 2), 1)
-        figure = Picture(figsize=(6, 1.9 * rows), layout="constrained")  # legible on a narrow page too
+        figure = Picture(figsize=(PAGE, 1.9 * rows + 0.3 * bool(title)), layout="constrained")
+        if title:
+            figure.suptitle(label_of(title), fontsize="medium")
         axes = figure.subplots(rows, 2, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
@@ -186,7 +192,7 @@ def _line(axis: Axes, steps: np.ndarray, values: np.ndarray, run: str, colour: s
 def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
     """Plot curves over the same x, in panels side by side. panels: title to (name to values)."""
     with rc_context(STYLE):
-        figure = Picture(figsize=(max(5, 3.8 * len(panels)), 3), layout="constrained")
+        figure = Picture(figsize=(min(max(5, 3.8 * len(panels)), PAGE), 3), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, (title, named) in zip(axes, panels.items(), strict=True):
             for (name, values), style in zip(named.items(), cycle(("-", "--", "-.", ":"))):
@@ -205,7 +211,7 @@ def grids(panels: Mapping[str, Sequence[Sequence[float]]], xlabel: str, ylabel: 
     if low < 0 < high:  # which side of zero, such as an advantage, shows first
         colours, low, high = "PuOr", -max(-low, high), max(-low, high)
     with rc_context(STYLE | {"axes.grid": False}):
-        figure = Picture(figsize=(max(4.5, 3 * len(tables) + 1), 3.4), layout="constrained")
+        figure = Picture(figsize=(min(max(4.5, 3 * len(tables) + 1), PAGE), 3.4), layout="constrained")
         axes = figure.subplots(1, len(tables), squeeze=False, sharey=True)[0]
         for axis, (title, table) in zip(axes, tables.items(), strict=True):
             image = axis.imshow(table, cmap=colours, vmin=low, vmax=high, aspect="auto")
@@ -246,11 +252,12 @@ def sounds(clips: Mapping[str, "Clip"], num_mel_bins: int = 128) -> Figure:
     mels = [audio.log_mel(c.wave, num_mel_bins)[:, : audio.num_frames(len(c.wave))].numpy() for c in clips.values()]
     loudest = max(mel.max() for mel in mels)  # black: 2 below that, which is 80 dB, the floor of `log_mel`
     with rc_context(BOARD | {"axes.grid": False, "figure.dpi": 100}):
-        figure = Photograph(figsize=(max(5, 3 * len(clips)), 3.6), layout="constrained")
+        figure = Photograph(figsize=(min(max(5, 3 * len(clips)), PAGE), 3.6), layout="constrained")
         axes = figure.subplots(2, len(clips), squeeze=False, sharex=True, sharey="row", height_ratios=(1, 2))
         for (caption, clip), mel, wave, picture in zip(clips.items(), mels, *axes, strict=True):
             wave.plot(np.arange(len(clip.wave)) / audio.SAMPLE_RATE, clip.wave, linewidth=0.5)
-            wave.set(title=label_of(caption), xlim=(0, longest))
+            wave.set_title(label_of(caption), fontsize="medium")
+            wave.set(xlim=(0, longest))
             extent, scale = (0, clip.seconds, -0.5, len(mel) - 0.5), {"vmin": loudest - 2, "vmax": loudest}
             picture.imshow(mel, origin="lower", aspect="auto", cmap="magma", extent=extent, **scale)
             picture.set(xlabel="time (s)", xlim=(0, longest), yticks=places, yticklabels=[f"{f:g}" for f in khz])
@@ -265,11 +272,14 @@ def bars(values: Mapping[str, float | tuple[int, int]], xlabel: str, guess: floa
         figure = Picture(figsize=(6, 0.8 + 0.3 * len(values)), layout="constrained")
         axis = figure.subplots()
         for place, value in enumerate(values.values()):
-            length, bounds = value, None
+            length = value[0] / value[1] if isinstance(value, tuple) else value
+            axis.barh(place, length, color=COLOURS[0])
             if isinstance(value, tuple):
-                length, (low, high) = value[0] / value[1], stats.wilson(*value)
+                low, high = stats.wilson(*value)
                 bounds = [[max(length - low, 0)], [max(high - length, 0)]]
-            axis.barh(place, length, xerr=bounds, capsize=3, color=COLOURS[0])
+                for colour, width in (("white", 3.5), ("black", 1.5)):  # black, with a rim that a dark page needs
+                    style = {"ecolor": colour, "elinewidth": width, "capthick": width, "capsize": 3 + width / 4}
+                    axis.errorbar(length, place, xerr=bounds, fmt="none", **style)
         if guess is not None:
             axis.axvline(guess, color=COLOURS[1], linestyle="--")
         axis.set(xlabel=xlabel, yticks=range(len(values)), yticklabels=[*map(label_of, values)])
@@ -287,7 +297,7 @@ def intervals(
     """
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
     with rc_context(STYLE):
-        figure = Picture(figsize=(7, 1 + len(rows) * (0.25 + 0.1 * len(series))), layout="constrained")
+        figure = Picture(figsize=(PAGE, 1.2 + len(rows) * (0.25 + 0.1 * len(series))), layout="constrained")
         axis = figure.subplots()
         for number, (name, marker) in enumerate(zip(series, cycle("osD^v"), strict=False)):
             colour = colour_of(name, number)
@@ -303,5 +313,5 @@ def intervals(
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
         if len(series) + len(marks or {}) > 1:
-            axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+            figure.legend(frameon=False, loc="outside upper center", ncols=4)
     return figure

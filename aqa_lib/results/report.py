@@ -23,7 +23,7 @@ from ..runtime import escape
 from . import mmau, stats
 from .comparison import Difference, Recipe, controls, difference, interval, recipes_of
 from .paper import FINDINGS, THEIR_N, THEIRS, Theirs
-from .plotting import COLOURS, INK, STYLE, Picture
+from .plotting import COLOURS, INK, PAGE, STYLE, Picture
 from .scoring import data_version, questions_of, score
 
 TASKS = ("sound", "music", "speech")
@@ -326,7 +326,7 @@ def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
     shown = [(table, rows) for table, rows in shown if rows]
     heights = [len(rows) + 2 for _, rows in shown]
     with rc_context(STYLE):
-        figure = Picture(figsize=(8, 0.3 * sum(heights)), layout="constrained")
+        figure = Picture(figsize=(PAGE, 0.3 * sum(heights)), layout="constrained")
         axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for (table, rows), ax in zip(shown, axes, strict=True):
             for whose, marker, colour, face in (
@@ -347,7 +347,7 @@ def plot(tables: Sequence[Table], path: str | Path | None = None) -> Figure:
             ax.invert_yaxis()
             ax.set(xlim=(-2, 102), xlabel="right answers, percent (95 % interval over questions)")
             ax.set_title(escape.figure(table.data))
-            ax.legend(loc="lower left", fontsize="small")
+            ax.legend(loc="lower left", fontsize="small", frameon=False)
             ax.grid(axis="x", alpha=0.3)
     if path:
         with rc_context({"svg.hashsalt": "aqa_lib"}):  # the same rows give the same bytes

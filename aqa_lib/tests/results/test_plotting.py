@@ -34,6 +34,9 @@ def test_curves_show_every_metric_with_intervals(metrics, tmp_path):
     (held_out,) = panels["held-out accuracy (0 to 1)"].containers
     low, high = held_out.lines[2][0].get_segments()[0][:, 1]
     assert low < 0.42 and high > 0.58  # Wilson's interval for 50 of 100
+    assert figure.get_figwidth() <= plotting.PAGE and not figure.legends
+    both = plotting.curves({"GRPO": metrics, "SFT": metrics})
+    assert [text.get_text() for text in both.legends[0].get_texts()] == ["GRPO", "SFT"]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
@@ -67,7 +70,8 @@ def test_sounds_put_a_tone_where_its_frequency_is_written():
 def test_bars_give_counts_an_interval_and_numbers_none():
     (axis,) = plotting.bars({"counted": (50, 100), "known": 0.2}, "share", guess=0.25).axes
     assert [patch.get_width() for patch in axis.patches] == [0.5, 0.2]
-    (interval,) = [bar for bar in axis.containers if hasattr(bar, "has_xerr")]
+    rim, interval = [bar for bar in axis.containers if hasattr(bar, "has_xerr")]
+    assert interval.lines[2][0].get_linewidth() < rim.lines[2][0].get_linewidth()  # black on white, in either theme
     low, high = interval.lines[2][0].get_segments()[0][:, 0]
     assert low < 0.42 and high > 0.58
 
@@ -111,10 +115,11 @@ def test_the_demos_table():
 def test_intervals_stand_in_their_row_and_series():
     nan = float("nan")
     rows = {"sound": {"base": (40, 30, 50), "GRPO": (70, 60, 75)}, "music": {"GRPO": (50, nan, nan)}}
-    (axis,) = plotting.intervals(rows, "right (percent)", {"guess": 25}).axes
+    figure = plotting.intervals(rows, "right (percent)", {"guess": 25})
+    (axis,) = figure.axes
     base, grpo = axis.containers
     assert base.lines[0].get_xdata().tolist() == [40] and grpo.lines[0].get_xdata().tolist() == [70, 50]
     assert [segment[:, 0].tolist() for segment in grpo.lines[2][0].get_segments()] == [[60, 75], [50, 50]]
     assert [round(y) for y in grpo.lines[0].get_ydata()] == [0, 1]  # each in its row, series beside each other
     assert base.lines[0].get_ydata()[0] < grpo.lines[0].get_ydata()[0]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["guess", "base", "GRPO"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["guess", "base", "GRPO"]
