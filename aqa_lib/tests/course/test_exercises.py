@@ -98,7 +98,7 @@ RIGHT_ANSWERS = [
 WRONG_ANSWERS = [
     ("00", 1, (replace(MINE, question=ASKED.question), ASKED), "already"),
     ("00", 1, (replace(MINE, audio=b"other"), ASKED), "Keep the clip"),
-    ("00", 1, (replace(MINE, answer="maybe"), ASKED), "none of your choices"),
+    ("00", 1, (replace(MINE, answer="maybe"), ASKED), "not one of your choices"),
     ("00", 1, (replace(MINE, choices=("yes",)), ASKED), "two different"),
     ("00", 1, ("Is it an animal?", ASKED), "Expected: check(1, mine, question)"),
     ("00", 2, ("my.mp3",), "audio.load"),
