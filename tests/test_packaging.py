@@ -105,6 +105,16 @@ def test_every_import_of_the_package_is_declared():
     assert not unknown, "\n".join([*unknown, "declare it in pyproject.toml, and pin it in environment.yml"])
 
 
+def test_a_wheel_holds_what_the_package_reads():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    kept = {
+        file for name, patterns in told.items() for p in patterns for file in (ROOT / name.replace(".", "/")).glob(p)
+    }
+    others = {path for path in tracked() if path.is_relative_to(ROOT / "aqa_lib") and path.suffix != ".py"}
+    assert others == kept & others, f"no package data: {sorted(others - kept)}"
+    assert len(others) >= 5
+
+
 def test_nothing_that_was_read_is_run_as_code():
     unsafe = re.compile(
         r"(?<![.\w])(?:eval|exec)\(|\b(?:import|from) (?:pickle|dill|joblib|shelve)\b|\bnp\.load\("

@@ -61,6 +61,15 @@ def test_each_log_replaces_the_picture_and_the_reply(tmp_path, shown):
     assert "<img" not in text.data and "<b>" not in text.data
 
 
+def test_a_picture_names_its_run_without_its_hash(tmp_path, shown):
+    callback, args = picture(tmp_path)
+    for folder, name in ((".sft-lora-1-seed0-0123456789ab", "sft-lora-1-seed0"), ("mine", "mine")):
+        args.output_dir = tmp_path / folder
+        callback.on_train_begin(args, None, None)
+        callback.on_log(args, state(ROWS), None)
+        assert shown[-2].get_suptitle() == name
+
+
 def test_drawing_takes_a_small_share_of_the_time(tmp_path, shown):
     callback, args = picture(tmp_path)
     for _ in range(50):  # logs without a pause between them
