@@ -24,7 +24,7 @@ def test_demo_trains_and_shows_before_and_after(tmp_path):
         "music",
         "speech",
         "average",
-        "format",
+        "tags",
     ]
     values = {cells[0]: cells for cells in ([c.strip() for c in row.strip("|").split("|")] for row in rows[2:])}
     assert list(values) == ["base, silence", "base", "GRPO"]

@@ -6,6 +6,7 @@ Options have the config's own names, so whatever a notebook can set, a shell can
 import argparse
 import logging
 import os
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -225,4 +226,6 @@ def quiet() -> None:
     for noisy in ("httpx", "numexpr", "accelerate", "datasets", "absl"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     theirs.set_verbosity_error()
+    # an option's new name, which the oldest transformers that we take does not know yet
+    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
     theirs.disable_progress_bar()

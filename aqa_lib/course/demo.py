@@ -112,7 +112,7 @@ def clear(folder: Path) -> None:
 def table(reports: dict[str, scoring.Report]) -> str:
     """Lay reports side by side as Markdown: accuracy in percent with 95 % intervals, by task, and the format rate."""
     tasks = sorted(next(iter(reports.values())).by["task"], key="sound music speech".find)
-    lines = [f"| model | {' | '.join(map(markdown, tasks))} | average | format |", "|---" * (len(tasks) + 3) + "|"]
+    lines = [f"| model | {' | '.join(map(markdown, tasks))} | average | tags |", "|---" * (len(tasks) + 3) + "|"]
     for name, report in reports.items():
         cells = [str(report.by["task"][task]["strict"]) for task in tasks]
         lines.append(f"| {' | '.join([markdown(name), *cells, str(report.strict), str(report.tagged)])} |")
@@ -121,7 +121,7 @@ def table(reports: dict[str, scoring.Report]) -> str:
         [
             *lines,
             "",
-            f"Percent of {n} test questions [95 % interval]: answered with the right choice; in the form asked for.",
+            f"Percent of {n} test questions [95 % interval] with the right choice; tags: in the form asked for.",
             "Processors round differently: on another one the same seed may end 3 or 4 points away.",
             "",
         ]

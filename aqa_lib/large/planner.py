@@ -352,9 +352,11 @@ def _lay_out(a: ModelSizes, work: Work, limit: float | None, args, master: str, 
 
 def table(plan: Plan, a: ModelSizes, work: Work) -> str:
     """Format a plan: what holds how much in each phase of a step, in GB, and whether it fits."""
+    learn = sum(a.learn)
+    count = f"{learn / 1e9:.3f} B" if learn >= 1e8 else f"{learn / 1e6:.3f} M"
     again = f", and recomputes activations above {plan.plain}" if work.checkpointing else ""
     lines = [
-        f"{sum(a.learn) / 1e9:.3f} B weights are trained, {plan.master}: {MASTERS[plan.master].says}",
+        f"{count} weights are trained, {plan.master}: {MASTERS[plan.master].says}",
         f"{work.questions} questions of {work.prompt} tokens, {work.generations} answers each of up to {work.answer}",
         f"reference: {plan.reference or 'none'}; a pass takes up to {plan.tokens} tokens{again}",
         "",

@@ -193,6 +193,8 @@ def test_plan_prints_a_table(capsys):
     assert text.rstrip().endswith("of 80 GB: fits")
     assert main(["plan", "--scale", "full", "--memory", "72"]) == 0
     assert "does not fit\nTo make it fit: lower" in capsys.readouterr().out
+    assert main(["plan", "--memory", "8"]) == 0
+    assert " M weights are trained" in capsys.readouterr().out, "a tiny model is not 0.000 B"
     assert main(["plan", "--scale", "huge"]) == 2
 
 

@@ -107,7 +107,7 @@ def test_the_demos_table():
         question = Question(row["id"], None, "?", tuple(row["choices"]), row["answer"])
         row |= evaluation.read_reply(row["model_output"], question)
     text = demo.table({"base": scoring.score(rows)}).splitlines()
-    assert text[0] == "| model | sound | music | speech | average | format |"
+    assert text[0] == "| model | sound | music | speech | average | tags |"
     cells = [cell.strip().split()[0] for cell in text[2].strip("|").split("|")]
     assert cells == ["base", "50.0", "0.0", "100.0", "50.0", "50.0"]
 
