@@ -67,14 +67,11 @@ def read_avqa(path, audio_root=None, on_error="raise", check_audio=True) -> list
 
 
 def _avqa(questions: list[Question]) -> list[Question]:
-    return [
-        replace(
-            q,
-            question=q.question.replace("video", "audio"),
-            task=q.task or str(q.meta.get("question_type") or "").lower(),
-        )
-        for q in questions
-    ]
+    for index, q in enumerate(questions):
+        text, task = q.question.replace("video", "audio"), q.task or str(q.meta.get("question_type") or "").lower()
+        if (text, task) != (q.question, q.task):
+            questions[index] = replace(q, question=text, task=task)
+    return questions
 
 
 def read_mmau(path, audio_root=None, on_error="raise", check_audio=True) -> list[Question]:
@@ -199,6 +196,7 @@ def _mapping(columns: dict | None, rows: tables.Rows, names: Iterable[str], sour
     return columns
 
 
+@tables.uncollected()
 def _questions(  # noqa: C901 (one row after the other, every fault told)
     rows, source, columns, answers, audio_root, on_error, check_audio
 ) -> list[Question]:
@@ -213,14 +211,16 @@ def _questions(  # noqa: C901 (one row after the other, every fault told)
     habit = forms.habits(
         [(forms.field(row, columns["answer"]), one) for (_, row), one in given if isinstance(one, forms.Choices)]
     )
-    used = {*_names(columns)}
+    used, clips = {*_names(columns)}, _Clips(columns["audio"], root, check_audio)
     questions, faults, seen = [], [], {}
-    for number, ((place, row), one) in enumerate(zip(rows, among, strict=True), 1):
+    for number, one in enumerate(among, 1):
+        place, row = rows[number - 1]
+        rows[number - 1] = among[number - 1] = None  # a million rows and questions do not fit side by side
         try:
             if isinstance(one, ValueError):
                 raise one
             answer = forms.answer(forms.field(row, columns["answer"]), columns["answer"], one, answers, habit)
-            question = _question(row, columns, used, one, answer, str(number), root, check_audio)
+            question = _question(row, columns, used, one, answer, str(number), clips)
             if question.id in seen:
                 raise ValueError(f"id {show(question.id)} was already used by {seen[question.id]}")
         except ValueError as error:
@@ -276,7 +276,7 @@ def _names(columns) -> list[str]:
     return [name for names in several for name in names.values()]
 
 
-def _question(row, columns, used, among, answer, number, root, check_audio) -> Question:
+def _question(row, columns, used, among, answer, number, clips) -> Question:
     """Check the rest of a row; raises ValueError with the first fault."""
     given = {ours: forms.field(row, columns[ours]) for ours in ("id", "audio", "question", "task")}
     name = number if given["id"] is None else given["id"]
@@ -294,7 +294,7 @@ def _question(row, columns, used, among, answer, number, root, check_audio) -> Q
     _check_part(meta.get("start"), meta.get("end"))
     return Question(
         id=checked_text(name, columns["id"]),
-        audio=checked_audio(clip, columns["audio"], root, check_audio),
+        audio=clips(clip),
         question=checked_text(forms.question(text), columns["question"]),
         choices=among.texts,
         answer=answer,
@@ -321,11 +321,42 @@ def checked_text(value, name: str) -> str:
         raise ValueError(f"{name} is {show(value)}: give a text that is not empty")
     if len(value) > MAX_TEXT:
         raise ValueError(f"{name} has {len(value)} characters: give at most {MAX_TEXT}")
-    if fault := UNPRINTABLE.search(value):
+    if not value.isprintable() and (fault := UNPRINTABLE.search(value)):
         raise ValueError(f"{name} holds the control character {fault.group()!r}: remove it")
-    if fault := MARKUP.search(value):
+    if "<" in value and (fault := MARKUP.search(value)):
         raise ValueError(f"{name} holds {fault.group()}, which is more than words: remove it")
     return value
+
+
+class _Clips:
+    """Check the clips of a file, one per question: `checked_audio`, but each clip and each folder is resolved once."""
+
+    def __init__(self, name: str, root: str, check: bool):
+        self.name, self.root, self.check = name, root, check
+        self.known: dict[str, Path] = {}
+        self.folders: dict[str, str | None] = {}
+
+    def __call__(self, value) -> Path | bytes | None:
+        if not isinstance(value, str):
+            return checked_audio(value, self.name, self.root, self.check)
+        if (path := self.known.get(value)) is None:
+            path = self.known[value] = self.plain(value) or checked_audio(value, self.name, self.root, self.check)
+        return path
+
+    def plain(self, value: str) -> Path | None:
+        """Return the path of a file that is neither a link nor written in an unusual way; None for all others."""
+        folder, name = os.path.split(checked_text(value, self.name))
+        if folder not in self.folders:
+            resolved = os.path.realpath(os.path.join(self.root, folder)) if "\\" not in folder else None
+            inside = resolved and Path(resolved).is_relative_to(self.root)
+            self.folders[folder] = resolved if inside else None
+        resolved = self.folders[folder]
+        if resolved is None or "\\" in name or name in ("", ".", ".."):
+            return None
+        path = os.path.join(resolved, name)
+        if os.path.islink(path) or (self.check and not os.path.isfile(path)):
+            return None
+        return Path(path)
 
 
 def checked_audio(value, name: str, root: str, check: bool) -> Path | bytes | None:

@@ -25,7 +25,7 @@ NO_COMMAS = re.compile(r"""^\['[^']*'\s+'""")  # how numpy writes a list; Python
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choices:
     """A question's choices: their texts, and the labels that the data gave them, where it did."""
 
@@ -62,7 +62,7 @@ def field(row: dict, name: str):
 
 def question(text):
     """Take off a line that only says where the clip belongs, as conversations have it."""
-    return CLIP_HERE.sub("", text) if isinstance(text, str) else text
+    return CLIP_HERE.sub("", text) if isinstance(text, str) and "<audio>" in text else text
 
 
 # -- choices -----------------------------------------------------------------------------------------------------------

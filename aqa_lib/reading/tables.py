@@ -5,9 +5,11 @@ all bad rows are told at once. Clips that lie in a table stay encoded, as they w
 """
 
 import csv
+import gc
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..runtime.errors import AqaError, reason
@@ -25,6 +27,19 @@ class DataError(AqaError):
     """Questions that cannot be used: one line for each bad row, with its file, its line and its fault."""
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python from searching millions of new objects for cycles, of which rows and questions have none."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def rows(source, keep: tuple[str, ...] = ()) -> Rows:
     """Read (place, row) from a file, from a folder of parquet or of `save_to_disk`, or from `hub:NAME[:SPLIT]`.
 
@@ -79,13 +94,34 @@ def _list(path: Path, data: bytes) -> Rows:
 
 
 def _lines(path: Path, data: bytes) -> Rows:
-    lines = enumerate(data.splitlines(), 1)  # of bytes: no line ends at a U+2028 inside a text
-    found = [(f"{path} line {number}", _parse(line)) for number, line in lines if line.strip()]
+    lines, known = enumerate(_split(data), 1), {}
+    found = [(f"{path} line {number}", _shared(_parse(line), known)) for number, line in lines if line.strip()]
     if found and isinstance(found[0][1], ValueError) and (objects := _objects(data)):
         found = [(f"{path} object {number}", row) for number, row in enumerate(objects, 1)]
     if len(found) == 1 and isinstance(found[0][1], dict):
         found = _wrapped(path, found[0][1]) or found
     return found
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    """Yield lines one by one, split as bytes.splitlines does: no line ends at a U+2028 inside a text."""
+    for line in io.BytesIO(data):
+        yield from line.splitlines() if b"\r" in line else (line,)
+
+
+def _shared(row: object, known: dict[str, str]) -> object:
+    """Let equal texts of all rows be one: names of columns, and most values, come again and again."""
+    if not isinstance(row, dict):
+        return row
+    return {known.setdefault(key, key): _one(value, known) for key, value in row.items()}
+
+
+def _one(value: object, known: dict[str, str]) -> object:
+    if type(value) is str:
+        return known.setdefault(value, value)
+    if type(value) is list:
+        return [_one(item, known) for item in value]
+    return value
 
 
 def _objects(data: bytes) -> list | None:
