@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .reading import forms, recordings, streams, tables
+from .reading import benchmarks, forms, recordings, streams, tables
 from .reading.tables import DataError
 from .runtime.errors import AqaError
 from .runtime.escape import UNPRINTABLE, show
@@ -38,9 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question on one clip.
+    """One multiple-choice question on one clip, or on several.
 
-    `audio` is a resolved path, a sound file's bytes, or None. `answer` is the right choice's text, "" where
+    `audio` is a resolved path, a sound file's bytes, or None; `more` are further clips, in the order in which they are
+    heard, and `clips` are all of them. `answer` is the right choice's text, "" where
     it is withheld. `meta` keeps the row's other fields as they were, and the audio path as it was written;
     its `start` and `end`, where given, are the part of the clip that is meant, in seconds.
     """
@@ -52,6 +53,12 @@ class Question:
     answer: str
     task: str = ""
     meta: dict = field(default_factory=dict, hash=False)
+    more: tuple[Path | bytes, ...] = ()
+
+    @property
+    def clips(self) -> tuple[Path | bytes, ...]:
+        """All clips, in the order in which they are heard."""
+        return () if self.audio is None else (self.audio, *self.more)
 
 
 def read_avqa(path, audio_root=None, on_error="raise", check_audio=True) -> list[Question]:
@@ -87,14 +94,23 @@ def read(path, audio_root=None, on_error="raise", check_audio=True, columns=None
     """Read questions of any known form: AVQA's, MMAU's, or one row per question with named columns.
 
     path: JSON, JSON lines, CSV, TSV, parquet or Arrow, or `hub:NAME:SPLIT` for a data set of the Hugging Face hub.
-    `columns` maps our names (id, audio, question, choices, answer, task) to the file's where they differ, as in
-    `{"audio": "audio_path"}` for MMAR; "path.audio" is a field inside a column. Choices may also stand in columns of
+    MMAR, MMSU, ADQA, AudioMCQ and MMAU-Pro are known by their columns (`reading.benchmarks`); open questions, which
+    need a judge model, are left out and counted aloud. `columns` maps our names (id, audio, question, choices, answer,
+    task) to the file's where they differ; "path.audio" is a field inside a column. Choices may also stand in columns of
     their own (choice_a, choice_b, ...) or as lettered lines at the question's end; the answer is a choice's text, its
     label, or its index, counted from 0. The rest as in `read_avqa`.
     """
     named = (columns or {}).get("audio", "audio").split(".")[0]
     rows = tables.rows(path, keep=(named, AVQA["audio"], MMAU["audio"]))
     names = {key: None for _, row in rows if isinstance(row, dict) for key in row}
+    benchmark = benchmarks.detect(rows)
+    rows, open_ones = benchmarks.closed(rows, benchmark)
+    if open_ones:
+        logger.warning("%s: %s; they are left out.", path, benchmarks.told(open_ones))
+    if benchmark and columns is None:
+        kinds = (str,) if benchmark.text_answers else ANY
+        mapping = _mapping(benchmarks.columns(benchmark, names), rows, names, path, check_audio)
+        return _marked(_questions(rows, path, mapping, kinds, audio_root, on_error, check_audio), benchmark)
     if columns is None and {"question_text", "multi_choice"} <= set(names):
         if check_audio and AVQA["audio"] not in names:
             raise DataError(f"{path} has no column 'audio_path', with each question's clip: add it to the file")
@@ -104,7 +120,14 @@ def read(path, audio_root=None, on_error="raise", check_audio=True, columns=None
     if columns is None and {"audio_id", "choices"} <= set(names):
         return _questions(rows, path, MMAU, (str,), audio_root, on_error, check_audio)
     columns = _mapping(columns, rows, names, path, check_audio)
-    return _questions(rows, path, columns, ANY, audio_root, on_error, check_audio)
+    return _marked(_questions(rows, path, columns, ANY, audio_root, on_error, check_audio), benchmark)
+
+
+def _marked(questions: list[Question], benchmark: benchmarks.Benchmark | None) -> list[Question]:
+    """Note the published set that questions are from, by whose rule their answers are judged."""
+    for question in questions if benchmark else ():
+        question.meta[benchmarks.MARK] = benchmark.name
+    return questions
 
 
 def read_hub(name_or_dataset, split="train", columns=None, on_error="raise", audio_root=".") -> list[Question]:
@@ -288,13 +311,14 @@ def _question(row, columns, used, among, answer, number, clips) -> Question:
     text = given["question"]
     if columns["choices"] is None:
         text, _ = forms.inside(text)
-    clip = forms.clip(given["audio"], columns["audio"])
+    heard = [clips(clip) for clip in forms.clips(given["audio"], columns["audio"])]
     kept = columns["audio"] if isinstance(given["audio"], str) else None
     meta = {k: value for k, value in row.items() if (k == kept or k not in used) and not _holds_bytes(value)}
-    _check_part(meta.get("start"), meta.get("end"))
+    _check_part(meta.get("start"), meta.get("end"), len(heard))
     return Question(
         id=checked_text(name, columns["id"]),
-        audio=clips(clip),
+        audio=heard[0],
+        more=tuple(heard[1:]),
         question=checked_text(forms.question(text), columns["question"]),
         choices=among.texts,
         answer=answer,
@@ -303,7 +327,9 @@ def _question(row, columns, used, among, answer, number, clips) -> Question:
     )
 
 
-def _check_part(start, end) -> None:
+def _check_part(start, end, clips: int) -> None:
+    if clips > 1 and not (start is None and end is None):
+        raise ValueError(f"start and end are a part of one clip, and there are {clips}: leave them out")
     for value in (start, end):
         if value is not None and (type(value) not in (int, float) or not 0 <= value < streams.LONGEST):
             raise ValueError(f"start or end is {show(value)}: give seconds from the clip's start")

@@ -49,6 +49,7 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
     seed: int = 0,
     audio: str = "heard",
     shuffle_choices: int | None = None,
+    wording: int = 0,
     progress: bool = True,
     data: str | Path | None = None,
     labels: Mapping | None = None,
@@ -59,7 +60,8 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
 
     style: prompt 1, 2 or 3. decoding: "greedy"; with `seed`, "sample" as GRPO does (temperature 1), or
     "generation_config" with the checkpoint's own values. audio: "heard", or the controls "silent" and "none" (text
-    only). shuffle_choices: a seed that reorders every question's choices. data: the file that the questions came from,
+    only). shuffle_choices: a seed that reorders every question's choices. wording: of the instruction, 0 the paper's
+    (`prompt.REWORDED`). data: the file that the questions came from,
     for the record. labels: what else the record should say, such as `method` and `train_seed`. on_error: with "skip", a
     question whose clip cannot be used gets no prediction, which counts as wrong. engine: what samples the answers; ours
     if not given. An existing `path` is resumed. Processes started by torchrun each answer some of the batches, and all
@@ -83,7 +85,7 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
         raise AqaError(f"seed {seed}: give a whole number from 0 to {2**32 - 1}.")
     if audio not in inputs.HEARD:
         raise AqaError(f"audio {audio!r} is unknown; choose {', '.join(inputs.HEARD)}.")
-    prompt.text(questions[0], style)  # refuses an unknown style before anything is written
+    prompt.text(questions[0], style, wording)  # refuses unknown ones before anything is written
     sampling = sampling_of(model, decoding)
     questions = [shuffled(question, shuffle_choices, i) for i, question in enumerate(questions)]
     blank = [predictions.question_row(i, question) for i, question in enumerate(questions)]
@@ -95,6 +97,8 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
         "decoding": decoding,
         **sampling,
     }
+    if wording:
+        settings |= {"wording": wording}
     if sampling["temperature"]:  # what is sampled depends on the batch as well
         settings |= {"seed": seed, "batch_size": batch_size}
     labels = {"batch_size": batch_size} | dict(labels or {})
@@ -104,7 +108,8 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
     batches = [batch for batch, _ in distributed.lockstep(model, batches, file.filler)]
     engine = engine or rollout.RolloutEngine(model, processor)
     room = context(model)
-    load = partial(_load, processor, questions, style, audio, on_error, room and room - max_completion_length)
+    asking = {"style": style, "heard": audio, "wording": wording}
+    load = partial(_load, processor, questions, asking, on_error, room and room - max_completion_length)
     loaded = prefetch([batch for _, batch in batches], load)
     progress = progress and distributed.rank_and_world_size()[0] == 0
     bar = tqdm(total=len(questions), initial=len(file.rows), unit=" answers", disable=not progress)
@@ -218,7 +223,8 @@ def predict_controls(
     """Answer the controls of a run, each into its file next to `path`, where `score` and `report` look for them.
 
     names: some of `predictions.CONTROLS`: "silent" (the clip's length in zeros), "shuffled" (choices in another
-    order), "text-only" (no clip in the prompt). options: the run's own, for `predict`.
+    order), "text-only" (no clip in the prompt); or of `predictions.ORDERS` and `WORDINGS`. options: the run's own, for
+    `predict`.
     """
     return {
         name: predict(
@@ -226,18 +232,16 @@ def predict_controls(
             processor,
             questions,
             predictions.control_path(path, name),
-            **options | predictions.CONTROLS[name],
+            **options | (predictions.CONTROLS | predictions.ORDERS | predictions.WORDINGS)[name],
         )
         for name in names
     }
 
 
-def _load(
-    processor, questions, style: int, audio: str, on_error: str, room: int | None, i: int
-) -> inputs.Example | AudioError:
+def _load(processor, questions, asking: dict, on_error: str, room: int | None, i: int) -> inputs.Example | AudioError:
     """Prepare one question in a background thread; a bad clip comes back as its error if it may be skipped."""
     try:
-        example = inputs.prepare(processor, questions[i], style, audio)
+        example = inputs.prepare(processor, questions[i], **asking)
         inputs.refuse_long(example, questions[i], room)
         return example
     except AudioError as error:
@@ -295,15 +299,15 @@ def shuffled(question: Question, seed: int | None, index: int) -> Question:
 
 def sorted_batches(questions: Sequence[Question], batch_size: int) -> list[list[int]]:
     """Cut questions into batches of similar length, longest first, so that a lack of memory shows at once."""
-    lengths = [25 * min(seconds(q), MAX_SECONDS) + len(prompt.text(q, 2)) / 4 for q in questions]  # roughly, in tokens
+    heard = [min(seconds(q), MAX_SECONDS * max(1, len(q.clips))) for q in questions]
+    lengths = [25 * sound + len(prompt.text(q, 2)) / 4 for sound, q in zip(heard, questions, strict=True)]  # in tokens
     order = sorted(range(len(questions)), key=lambda i: -lengths[i])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def seconds(question: Question) -> float:
-    """Return a clip's length; 0 if there is no clip (`audio.load` will say what is wrong; a fifo would block)."""
-    there = isinstance(question.audio, bytes) or (question.audio is not None and os.path.isfile(question.audio))
-    return length(question.audio) if there else 0.0
+    """Return the clips' length; 0 for one that is not there (`audio.load` will say so; a fifo would block)."""
+    return sum(length(clip) for clip in question.clips if isinstance(clip, bytes) or os.path.isfile(clip)) or 0.0
 
 
 def read_reply(reply: str | None, question: Question) -> dict:

@@ -250,6 +250,7 @@ class GRPOTrainer(QuestionTrainer):
             raise AqaError("trained adapters cannot be their own reference; set beta to 0, or load without 4bit.")
         self.reward_funcs = [reward.get(f) if isinstance(f, str) else f for f in reward_funcs]
         self.reward_names = [getattr(f, "__name__", type(f).__name__) for f in self.reward_funcs]
+        self.needs_answers = any(map(reward.needs_answer, self.reward_funcs))
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(self.reward_funcs))
         if len(self.reward_weights) != len(self.reward_funcs):
             raise AqaError(
@@ -336,10 +337,11 @@ class GRPOTrainer(QuestionTrainer):
 
     def _replace_agreeing(self, answered: dynamic.Answered, turn: int) -> dynamic.Answered:
         """Ask other questions in place of those whose answers are all rewarded alike."""
-        agree, data = answered.agree, self.train_dataset
-        ids = {question.id for question in answered.questions}
-        taken = {index for index, question in enumerate(data.questions) if question.id in ids}
-        chosen = dynamic.others(len(data), taken, len(agree), self._seed(turn)) if agree else []
+        agree, data, chosen = answered.agree, self.train_dataset, []
+        if agree:
+            ids = {question.id for question in answered.questions}
+            taken = {index for index, question in enumerate(data.questions) if question.id in ids}
+            chosen = dynamic.others(len(data), taken, len(agree), self._seed(turn))
         self.means.add("dynamic_sampling/replaced", len(chosen))
         if not chosen:
             return answered

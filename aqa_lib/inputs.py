@@ -42,17 +42,23 @@ class Example:
     """One prompt before batching.
 
     ids: token ids with the audio tokens in place. mel: (M, F + 2), or None without a clip. frames: F. notes: what was
-    done to the clip.
+    done to the clips. more: (mel, frames) of further clips.
     """
 
     ids: list[int]
     mel: Tensor | None
     frames: int = 0
     notes: tuple[str, ...] = ()
+    more: tuple[tuple[Tensor, int], ...] = ()
+
+    @property
+    def clips(self) -> tuple[tuple[Tensor, int], ...]:
+        """(mel, frames) of every clip, in reading order."""
+        return () if self.mel is None else ((self.mel, self.frames), *self.more)
 
     @property
     def cut(self) -> bool:
-        """Whether the clip was longer than the model hears."""
+        """Whether a clip was longer than the model hears."""
         return any(note.startswith("cut ") for note in self.notes)
 
 
@@ -63,7 +69,8 @@ class Prompts:
     input_ids, attention_mask: (B, P). input_features: (A, M, F) mels of the clips in reading order, and
     feature_lengths: (A,) their valid frames; None in a batch without audio. audio_embeds: (A, N, H), the clips' audio
     tokens padded on the right, and audio_lengths: (A,) how many are valid. If the clips were encoded beforehand, these
-    two stand in for the mels.
+    two stand in for the mels, and all clips of a prompt count as one. clips: (B,) how many clips each prompt has; None
+    for one each.
     """
 
     input_ids: Tensor
@@ -72,6 +79,7 @@ class Prompts:
     feature_lengths: Tensor | None = None
     audio_embeds: Tensor | None = None
     audio_lengths: Tensor | None = None
+    clips: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -88,7 +96,7 @@ class Prompts:
         return Prompts(**{name: None if value is None else function(value) for name, value in tensors.items()})
 
     def select(self, rows: Sequence[int]) -> "Prompts":
-        """Keep some rows, and drop the padding that none of them needs. Expects one clip per prompt, or none at all."""
+        """Keep some rows with their clips, and drop the padding that none of them needs."""
         rows = torch.as_tensor(rows, device=self.input_ids.device)
         mask = self.attention_mask[rows]
         width = int(mask.sum(1).max())
@@ -97,10 +105,21 @@ class Prompts:
             lengths = self.audio_lengths[rows]
             return replace(kept, audio_embeds=self.audio_embeds[rows, : int(lengths.max())], audio_lengths=lengths)
         if self.input_features is not None:
-            lengths = self.feature_lengths[rows]
+            clips = rows if self.clips is None else self._clips_of(rows)
+            if not len(clips):
+                return kept
+            lengths = self.feature_lengths[clips]
             frames = min(int(lengths.max()) + 2, self.input_features.shape[-1])
-            return replace(kept, input_features=self.input_features[rows][..., :frames], feature_lengths=lengths)
+            counts = None if self.clips is None else _counted(self.clips[rows])
+            mels = self.input_features[clips][..., :frames]
+            return replace(kept, input_features=mels, feature_lengths=lengths, clips=counts)
         return kept
+
+    def _clips_of(self, rows: Tensor) -> Tensor:
+        """Number the clips of some prompts, in reading order."""
+        ends = self.clips.cumsum(0)
+        numbers = [torch.arange(int(ends[row] - self.clips[row]), int(ends[row])) for row in rows.tolist()]
+        return torch.cat(numbers).to(rows.device)
 
 
 @dataclass(frozen=True)
@@ -138,42 +157,54 @@ def max_seconds(processor) -> float:
     return families.of_processor(processor).max_seconds(processor)
 
 
-def prepare(processor, question: Question, style: int = 2, heard: str = "heard") -> Example:
-    """Load a question's clip and make its prompt.
+def prepare(processor, question: Question, style: int = 2, heard: str = "heard", wording: int = 0) -> Example:
+    """Load a question's clips and make its prompt.
 
     style: prompt 1, 2 or 3. heard: "heard", or the controls "silent" (zeros in place of the clip) and "none" (text
-    only). Raises AudioError if the clip cannot be used.
+    only). wording: of the instruction, as in `prompt.text`. Raises AudioError if a clip cannot be used, or there are
+    several and the model takes one.
     """
     if heard not in HEARD:
         raise InputError(f"heard={heard!r} is unknown; choose {', '.join(HEARD)}.")
-    messages = prompt.messages(question, style)
+    messages = prompt.messages(question, style, wording)
     if heard == "none":
         messages[-1]["content"] = [part for part in messages[-1]["content"] if part["type"] == "text"]
         return encode(processor, messages, None)
-    clip = audio.load(
-        question.audio,
-        question.meta.get("start"),
-        question.meta.get("end"),
-        name=f"{question.id} ({question.audio})" if isinstance(question.audio, Path) else question.id,
-        max_seconds=max_seconds(processor),
-    )
-    return encode(processor, messages, audio.silence(clip) if heard == "silent" else clip)
+    if question.more and not families.of_processor(processor).several:
+        raise PromptError(
+            f"{question.id}: it is about {len(question.clips)} clips, and this model takes one in a prompt; leave it "
+            "out."
+        )
+    clips = [
+        audio.load(
+            source,
+            question.meta.get("start"),
+            question.meta.get("end"),
+            name=f"{question.id} ({source})" if isinstance(source, Path) else question.id,
+            max_seconds=max_seconds(processor),
+        )
+        for source in question.clips or (None,)
+    ]
+    return encode(processor, messages, *(audio.silence(clip) if heard == "silent" else clip for clip in clips))
 
 
-def encode(processor, messages: list[dict], clip: Clip | None) -> Example:
-    """Render chat messages as token ids, with as many audio tokens as the model makes of the clip."""
+def encode(processor, messages: list[dict], clip: Clip | None, *more: Clip) -> Example:
+    """Render chat messages as token ids, with as many audio tokens as the model makes of each clip, in their order."""
     family, token = families.of_processor(processor), processor.audio_token_id
-    ids, frames, mel = family.prompt_ids(processor, messages), 0, None
-    if clip is not None:
-        mel, frames = family.mel(processor, clip.wave)
+    ids, clips = family.prompt_ids(processor, messages), [] if clip is None else [clip, *more]
+    heard = [family.mel(processor, each.wave) for each in clips]
+    if clips:
         count, name = ids.count(token), processor.audio_token
         if not count:
             raise InputError(f"the chat template has no place for a clip ({name}); use the one saved with the model.")
-        if count != 1:
-            raise InputError(f"the prompt contains {name} {count} times instead of once; remove it from the text.")
-        place = ids.index(token)
-        ids = [*ids[:place], *[token] * family.num_audio_tokens(frames), *ids[place + 1 :]]
-    return Example(ids, mel, frames, clip.notes if clip else ())
+        if count != len(clips):
+            times = "once" if len(clips) == 1 else f"{len(clips)} times"
+            raise InputError(f"the prompt contains {name} {count} times instead of {times}; remove it from the text.")
+        counts = iter([family.num_audio_tokens(frames) for _, frames in heard])
+        ids = [one for id in ids for one in ([id] * next(counts) if id == token else [id])]
+    mel, frames = heard[0] if heard else (None, 0)
+    notes = tuple(note for each in clips for note in each.notes)
+    return Example(ids, mel, frames, notes, tuple(heard[1:]))
 
 
 def collate(processor, examples: Sequence[Example]) -> Prompts:
@@ -184,12 +215,18 @@ def collate(processor, examples: Sequence[Example]) -> Prompts:
     for row, example in enumerate(examples):
         ids[row, width - len(example.ids) :] = torch.tensor(example.ids)
         mask[row, width - len(example.ids) :] = 1
-    heard = [example for example in examples if example.mel is not None]
+    heard = [clip for example in examples for clip in example.clips]
     if not heard:
         return Prompts(ids, mask)
-    longest = max(example.mel.shape[1] for example in heard)
-    mels = torch.stack([nn.functional.pad(example.mel, (0, longest - example.mel.shape[1])) for example in heard])
-    return Prompts(ids, mask, mels, torch.tensor([example.frames for example in heard]))
+    longest = max(mel.shape[1] for mel, _ in heard)
+    mels = torch.stack([nn.functional.pad(mel, (0, longest - mel.shape[1])) for mel, _ in heard])
+    clips = _counted(torch.tensor([len(example.clips) for example in examples]))
+    return Prompts(ids, mask, mels, torch.tensor([frames for _, frames in heard]), clips=clips)
+
+
+def _counted(clips: Tensor) -> Tensor | None:
+    """Return how many clips each prompt has, (B,), or None for one each."""
+    return None if bool((clips == 1).all()) else clips
 
 
 def positions(attention_mask: Tensor) -> Tensor:

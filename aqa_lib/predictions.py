@@ -6,6 +6,8 @@ writes one JSON list at the very end, under a key that MMAU's own scorer does no
 the official form too.
 """
 
+import csv
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,21 +16,27 @@ from pathlib import Path
 
 from . import prompt
 from .dataset import Question
-from .reading import tables
+from .reading import benchmarks, tables
 from .runtime.errors import AqaError
 from .runtime.escape import show
 from .runtime.files import as_line, now, write_whole
 
 GROUPS = ("task", "difficulty", "category", "sub-category")  # what scores are broken down by
-KEPT = ("audio_id", "dataset", "split", *GROUPS[1:], "question_relation")  # MMAU's and AVQA's, carried to predictions
+# MMAU's, AVQA's and the other sets', carried to predictions
+KEPT = ("audio_id", "dataset", "split", *GROUPS[1:], "question_relation", benchmarks.MARK)
 SHOWN = 5  # keys named in a message
-OUTPUTS = ("model_output", "model_prediction")  # the official key first, then the one that r1-aqa writes
+# The official key first, then the one that r1-aqa writes, then MMAR's
+OUTPUTS = ("model_output", "model_prediction", "answer_prediction")
 KNOWN = {"index", "id", "question", "choices", "answer", "task", *KEPT, *OUTPUTS, "prediction", "official", "correct"}
 CONTROLS = {  # their names, and what `evaluation.predict` is asked for
     "silent": {"audio": "silent"},
     "shuffled": {"shuffle_choices": 0},
     "text-only": {"audio": "none"},
 }
+SEVERAL = 3  # other orders, and other wordings, that `evaluate --robust` knows
+ORDERS = {f"order-{seed}": {"shuffle_choices": seed} for seed in range(1, SEVERAL + 1)}
+WORDINGS = {f"wording-{number}": {"wording": number} for number in range(1, SEVERAL + 1)}
+WITHOUT_SOUND = ("silent", "text-only")  # the controls in which nothing can be heard
 
 
 class PredictionsError(AqaError):
@@ -37,11 +45,15 @@ class PredictionsError(AqaError):
 
 @dataclass(frozen=True)
 class Predictions:
-    """A file of predictions that was read. meta: its record, {} if it has none. rows: see `read`."""
+    """A file of predictions that was read. meta: its record, {} if it has none. rows: see `read`.
+
+    open_ones: how many answers need a judge model, by category; they are not among the rows.
+    """
 
     name: str
     rows: list[dict]
     meta: dict = field(default_factory=dict)
+    open_ones: dict = field(default_factory=dict)
 
     @property
     def settings(self) -> dict:
@@ -168,24 +180,32 @@ def finish(path: str | Path, rows: Sequence[dict], seconds: float) -> None:
         write_whole(meta_path(path), json.dumps(meta, indent=1))
 
 
-def read(path: str | Path) -> Predictions:
+def read(path: str | Path, asked: Sequence[Mapping] | None = None) -> Predictions:
     """Read finished predictions, ours or anybody's in the official form: a JSON list or JSON lines.
 
     Every row needs `choices` (strings), and has `answer` (a string; absent if withheld) and `model_output` or
     `model_prediction` (absent if missing). Rows come out with `id, task, question, choices, answer` ("" if
     withheld), `model_output` (None if missing), `prediction` (the answer read from it, "" if none can be) and
-    `official` (what MMAU's rule is given: our extracted answer; in others' files, the output as it stands).
+    `official` (what MMAU's rule is given: our extracted answer; in others' files, the output as it stands). Files of
+    the sets in `reading.benchmarks` are read with their own keys; answers that need a judge model are counted only.
+    asked: the questions, without which a submission of ids and answers alone (ADQA's) cannot be read.
     Raises PredictionsError with the first bad row and the number of others.
     """
     path = Path(path)
     entries = _entries(path)
     meta = read_meta(path)
+    benchmark = benchmarks.detect(entries)
+    entries, open_ones = benchmarks.closed(entries, benchmark)
+    names = {key: None for _, row in entries if isinstance(row, dict) for key in row}
+    if set(names) == benchmarks.SUBMISSION:
+        entries, names = _submitted(path, entries, asked), dict.fromkeys(OUTPUTS)
     rows, bad = [], []
     for number, (place, raw) in enumerate(entries, 1):
         try:
             if isinstance(raw, ValueError):
                 last = number == len(entries) > 1
                 raise ValueError(f"{raw}{'; if its run was killed, run it again to repair the file' * last}.")
+            raw = benchmarks.plain(raw, benchmark, names) if benchmark and isinstance(raw, Mapping) else raw
             rows.append(_row(raw, len(rows)))
         except ValueError as error:
             bad.append(f"{place}: {error}")
@@ -194,15 +214,16 @@ def read(path: str | Path) -> Predictions:
         raise PredictionsError(bad[0] + more)
     if not rows:
         raise PredictionsError(f"{path}: contains no predictions; has its run started?")
-    if not any(key in row for _, row in entries for key in OUTPUTS):
+    outputs = [*OUTPUTS, *([benchmark.output] if benchmark else [])]
+    if not any(key in names for key in outputs):
         others = ", ".join(map(show, sorted({*rows[0]} - KNOWN)[:SHOWN])) or "none"
         raise PredictionsError(
-            f"{path}: no row has {' or '.join(OUTPUTS)}: all would count as wrong (other keys: {others}); rename the "
-            "replies' key to model_output."
+            f"{path}: no row has {' or '.join(dict.fromkeys(outputs))}: all would count as wrong (other keys: "
+            f"{others}); rename the replies' key to model_output."
         )
     if all("index" in row for row in rows):
         rows.sort(key=lambda row: row["index"])
-    return Predictions(str(path), rows, meta)
+    return Predictions(str(path), rows, meta, dict(open_ones))
 
 
 def _entries(path: str | Path) -> tables.Rows:
@@ -211,6 +232,20 @@ def _entries(path: str | Path) -> tables.Rows:
         return tables.rows(path)
     except tables.DataError as error:
         raise PredictionsError(str(error).replace("questions come as", "predictions come as")) from error
+
+
+def _submitted(path: Path, entries: tables.Rows, asked: Sequence[Mapping] | None) -> tables.Rows:
+    """Complete a submission, whose `question` is an id and whose `answer` is the reply, by the questions asked."""
+    if asked is None:
+        raise PredictionsError(f"{path}: holds ids and answers alone; give the questions that were asked, --questions.")
+    known = {row["id"]: row for row in asked}
+    complete = []
+    for place, row in entries:
+        name = str(row["question"]) if isinstance(row, Mapping) else ""
+        if name not in known:
+            raise PredictionsError(f"{place}: predicts {show(name)}, which is not one of the questions.")
+        complete.append((place, {**known[name], "model_output": row["answer"] or ""}))  # type: ignore[index]
+    return complete
 
 
 def _row(raw: object, index: int) -> dict:
@@ -245,19 +280,43 @@ def _row(raw: object, index: int) -> dict:
 
 
 def write_official(rows: Sequence[Mapping], path: str | Path, questions: str | Path | None = None) -> None:
-    """Write predictions as MMAU's scorer and leaderboard read them: a JSON list with `model_output`.
+    """Write predictions as their set's scorer reads them; MMAU's reads a JSON list with `model_output`.
 
     `model_output` is the answer that was read from the reply, since the official rule would hold the words of
-    a thought against it. questions: MMAU's own file, a JSON list of which every row and field is then kept, with
-    an empty output for a question without a prediction. Withheld answers are left out.
+    a thought against it. questions: the set's own file, of which every row and field is then kept, with
+    an empty output for a question without a prediction. Withheld answers are left out. MMAR's scorer looks for
+    `answer_prediction`; MMSU's reads JSON lines with a letter as `response`; ADQA wants a CSV of ids and answers.
     """
     keys = ("id", "audio_id", "question", "choices", "answer", "task", *KEPT[1:])
-    said = {str(row["id"]): row["prediction"] for row in rows}
+    said = {str(row["id"]): row for row in rows}
+    name = next((row[benchmarks.MARK] for row in rows if row.get(benchmarks.MARK)), None)
+    benchmark = benchmarks.BENCHMARKS.get(name)
     if questions is not None:
-        entries = [entry for _, entry in _entries(questions)]
+        entries = [entry for _, entry in benchmarks.closed(_entries(questions), benchmark)[0]]
         if strange := set(said) - {str(entry.get("id")) for entry in entries}:
             raise PredictionsError(f"{path}: predicts {min(strange)!r}, which is not in {questions}; check the file.")
     else:
         entries = [{key: row[key] for key in keys if row.get(key) not in (None, "")} for row in rows]
-    official = [entry | {"model_output": said.get(str(entry.get("id")), "")} for entry in entries]
-    write_whole(path, json.dumps(official, indent=4, ensure_ascii=False) + "\n")
+    key = benchmark.output if benchmark else OUTPUTS[0]
+    official = [entry | {key: _reply_for(benchmark, said.get(str(entry.get("id"))))} for entry in entries]
+    if benchmark is benchmarks.ADQA:
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("question", "answer"), *((entry["id"], entry[key]) for entry in official)])
+        write_whole(path, file.getvalue())
+    elif benchmark is benchmarks.MMSU:
+        write_whole(path, "".join(map(as_line, official)))
+    else:
+        write_whole(path, json.dumps(official, indent=4, ensure_ascii=False) + "\n")
+
+
+def _reply_for(benchmark: benchmarks.Benchmark | None, row: Mapping | None) -> str:
+    """Return what a set's scorer is given of a prediction: the answer, or the letter or the text of its choice."""
+    if row is None:
+        return ""
+    said = row["prediction"]
+    if benchmark in (benchmarks.MMSU, benchmarks.ADQA):
+        found = [i for i, choice in enumerate(row["choices"]) if prompt.matches(said, choice, row["choices"])]
+        if found:
+            return chr(65 + found[0]) if benchmark is benchmarks.MMSU else row["choices"][found[0]]
+    return said

@@ -12,9 +12,9 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from .runtime.files import append, write_whole
 READER = 2  # of clips; what another release found is not believed
 SHOWN = 10  # dropped questions that are printed; the report file has all
 STEM = 200  # bytes of a clip's own name that its copy keeps: most disks allow 255 in all
+UNHEARD = "answered without the sound"
 QUIET = 0.1  # peak below which 16 bits would be heard as noise
 
 
@@ -61,7 +62,7 @@ class Report:
         return "\n".join(lines + [f"  ... and {more} more"] * (more > 0))
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 (the command's options by name)
     source: str | Path,
     output: str | Path,
     audio_root: str | Path | None = None,
@@ -70,22 +71,26 @@ def prepare(
     workers: int | None = None,
     max_seconds: float = audio.MAX_SECONDS,
     progress: bool = True,
+    leave_out: Callable[[list[Question]], Mapping[str, str]] | None = None,
 ) -> Report:
     """Write the questions of `source` that can be trained on to `output`, as JSON lines in AVQA's form.
 
     source, audio_root, columns: as in `dataset.read`. flac: write every clip too, into a folder named like `output`,
     and refer to those, as is needed where `source` holds the clips themselves; otherwise paths stay relative to the
-    audio folder. workers: threads, one a core if None.
+    audio folder. workers: threads, one a core if None. leave_out: given the questions that can be used, says which to
+    leave out, and why, by id (`training.dependence`).
     Beside `output`: `.clips.jsonl`, the journal, and `.report.json`. Raises DataError if no question is left, LockError
     where another process writes `output` or trains on it.
     """
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with locks.hold(locks.beside(output), str(output)):
-        return _prepare(str(source), output, audio_root, columns, flac, workers, max_seconds, progress)
+        return _prepare(str(source), output, audio_root, columns, flac, workers, max_seconds, progress, leave_out)
 
 
-def _prepare(source: str, output: Path, audio_root, columns, flac, workers, max_seconds, progress) -> Report:
+def _prepare(  # noqa: PLR0913 (prepare's own)
+    source: str, output: Path, audio_root, columns, flac, workers, max_seconds, progress, leave_out
+) -> Report:
     root = Path(os.path.realpath(tables.folder(source) if audio_root is None else audio_root))
     if not root.is_dir():
         raise dataset.DataError(f"the audio folder {root} does not exist: name the folder of the clips by --audio")
@@ -100,18 +105,27 @@ def _prepare(source: str, output: Path, audio_root, columns, flac, workers, max_
     check = partial(check_clip, root=root, folder=folder, max_seconds=max_seconds)
     found = _check_all(questions, check, Path(f"{output}.clips.jsonl"), workers, progress)
 
-    rows, used = [], {}
+    usable = []
     for question in questions:
-        entry = found[_key(question)]
-        if "reason" in entry:
+        if entry := next((found[key] for key in map(_key, _each(question)) if "reason" in found[key]), None):
             dropped.append({"id": question.id, "kind": entry["kind"], "reason": f"{question.id}: {entry['reason']}"})
         elif not question.answer:
             reason = f"{question.id}: has no answer, and training needs one"
             dropped.append({"id": question.id, "kind": "unanswered", "reason": reason})
         else:
-            used[_key(question)] = entry
-            path = Path(folder.name, entry["file"]) if flac else question.audio.relative_to(root)
-            rows.append(_row(question, path.as_posix(), entry, root if flac else None))
+            usable.append(question)
+    reasons = leave_out(usable) if leave_out and usable else {}
+    dropped += [{"id": name, "kind": UNHEARD, "reason": f"{name}: {reason}"} for name, reason in reasons.items()]
+    rows, used = [], {}
+    for question in (question for question in usable if question.id not in reasons):
+        entries = {_key(one): found[_key(one)] for one in _each(question)}
+        used |= entries
+        if flac:
+            paths = [Path(folder.name, found[_key(one)]["file"]) for one in _each(question)]
+        else:
+            paths = [clip.relative_to(root) for clip in question.clips]
+        heard = next(iter(entries.values())) if len(paths) == 1 else None
+        rows.append(_row(question, [path.as_posix() for path in paths], heard, root if flac else None))
     if not rows:
         raise dataset.DataError(f"none of {len(dropped)} questions can be used; the first: {dropped[0]['reason']}")
     seconds = [entry["seconds"] for entry in used.values()]
@@ -168,6 +182,11 @@ def _write(clip: audio.Clip, folder: Path, key: str) -> str:
     return name
 
 
+def _each(question: Question) -> list[Question]:
+    """Take a question on several clips apart: one on each."""
+    return [replace(question, audio=clip, more=()) for clip in question.clips] or [question]
+
+
 def _key(question: Question) -> str:
     """Name what of which clip is meant; questions with the same key share one check."""
     inside = isinstance(question.audio, bytes)
@@ -182,8 +201,8 @@ def _check_all(
     folder = check.keywords["folder"]
     settings = [check.keywords["max_seconds"], folder is not None, READER]
     known, wanted, found = _read_journal(journal), {}, {}
-    for question in questions:
-        wanted.setdefault(_key(question), question)
+    for one in (one for question in questions for one in _each(question)):
+        wanted.setdefault(_key(one), one)
     stamps = {key: [_state(question), *settings] for key, question in wanted.items()}  # before any is read
     for key in wanted:
         entry = known.get(key, {})
@@ -230,17 +249,22 @@ def _read_journal(journal: Path) -> dict[str, dict]:
         ) from error
 
 
-def _row(question: Question, path: str, entry: dict, root: Path | None) -> dict:
-    """Write a question as AVQA has them; a part of a clip that has become a file needs no start and end."""
+def _row(question: Question, paths: list[str], entry: dict | None, root: Path | None) -> dict:
+    """Write a question as AVQA has them; a part of a clip that has become a file needs no start and end.
+
+    entry: what is known of its clip; None where there are several, which no one recording can stand for.
+    """
     ours = {
         "id": question.id,
         "question_text": question.question,
         "multi_choice": list(question.choices),
         "answer": question.choices.index(question.answer),
         "task": question.task,
-        "audio_path": path,
+        "audio_path": paths[0] if len(paths) == 1 else paths,
     }
     kept = {key: value for key, value in question.meta.items() if not (root and key in ("start", "end"))}
+    if entry is None:
+        return kept | ours
     if root and isinstance(question.audio, Path):  # the new file no longer tells from which recording it was cut
         kept.setdefault(recordings.SOURCE, question.audio.relative_to(root).as_posix())
     return kept | ours | {recordings.HEARD: entry["sha256"]}

@@ -14,6 +14,12 @@ from .dataset import Question
 from .runtime.errors import AqaError
 
 STEM = "{question} Please choose the answer from the following options: {choices}."
+REWORDED = (  # the stem in other words, to see how far a score hangs on them
+    STEM,
+    "{question} Which of these options is right? {choices}.",
+    "{question} Select one of the following: {choices}.",
+    "{question} Only one of these choices is correct: {choices}. Say which.",
+)
 SUFFIXES = {
     1: "",
     2: " Output the final answer in <answer> </answer>.",
@@ -24,12 +30,12 @@ OPEN, CLOSE = "<answer>", "</answer>"
 OUTER = " .,;:!?¡¿。、'\"“”„«»‹›`*_()[]{}"  # not #, %, + or -: "C#" is not "C", "-5" is not "5"
 
 
-def text(question: Question, style: int) -> str:
+def text(question: Question, style: int, wording: int = 0) -> str:
     """Word a question as the paper's prompt 1 (plain, for SFT), 2 (answer tags) or 3 (think first).
 
     The choices appear as the Python repr of their list, as in the paper's code. Prompt 1's exact words
-    were never published: the stem alone is the likely form. Style `FREE` is the question alone, for alignment. Raises
-    AqaError for an unknown style.
+    were never published: the stem alone is the likely form. Style `FREE` is the question alone, for alignment. wording:
+    which of `REWORDED` asks for a choice; 0 is the paper's. Raises AqaError for an unknown style or wording.
 
     >>> text(Question("1", None, "What barks?", ("a dog", "a cat"), "a dog"), style=1)
     "What barks? Please choose the answer from the following options: ['a dog', 'a cat']."
@@ -38,16 +44,19 @@ def text(question: Question, style: int) -> str:
         return question.question
     if style not in SUFFIXES:
         raise AqaError(f"prompt style {style!r} is unknown: choose 1 (plain), 2 (answer) or 3 (think)")
-    return STEM.format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]
+    if not 0 <= wording < len(REWORDED):
+        raise AqaError(f"wording {wording!r} is unknown: choose from 0, the paper's, to {len(REWORDED) - 1}")
+    return REWORDED[wording].format(question=question.question, choices=list(question.choices)) + SUFFIXES[style]
 
 
-def messages(question: Question, style: int) -> list[dict]:
-    """Return a question's single user turn, the clip and then the text, for `processor.apply_chat_template`.
+def messages(question: Question, style: int, wording: int = 0) -> list[dict]:
+    """Return a question's single user turn, its clips and then the text, for `processor.apply_chat_template`.
 
-    The empty `audio_url` is for the templates of older transformers, which look for that key instead of the type.
+    A question without a clip has the place for one. The empty `audio_url` is for the templates of older transformers,
+    which look for that key instead of the type.
     """
-    content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": text(question, style)}]
-    return [{"role": "user", "content": content}]
+    clips = [{"type": "audio", "audio_url": ""} for _ in range(1 + len(question.more))]
+    return [{"role": "user", "content": [*clips, {"type": "text", "text": text(question, style, wording)}]}]
 
 
 def target(question: Question) -> str:

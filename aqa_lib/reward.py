@@ -160,6 +160,20 @@ def faithful_think_format(prompts, completions, **columns) -> list[float]:
 REWARDS = (accuracy, format, tagged_accuracy, think_format, faithful_accuracy, faithful_format, faithful_think_format)
 
 
+def needs_answer(function: Callable) -> bool:
+    """Return whether a reward reads the right answer, so that questions without one cannot be used.
+
+    Those of this module say so by their arguments. A reward of your own is taken to need it unless the function has
+    the attribute `needs_answer = False`.
+
+    >>> needs_answer(accuracy), needs_answer(majority), needs_answer(len)
+    (True, False, True)
+    """
+    if getattr(function, "__module__", None) == __name__:
+        return "answer" in inspect.signature(function).parameters
+    return bool(getattr(function, "needs_answer", True))
+
+
 class RewardError(AqaError):
     """A reward that cannot be used; its sentence names the reward, the function's file and line, and the cause."""
 

@@ -43,13 +43,15 @@ class WhisperEncoder:
     """What models with an encoder like Whisper's share: a mel of 100 frames a second, an audio token every 40 ms.
 
     model_type: as in a config. also: model types of larger models that hold this one. processor: the name of its
-    processor's class. positions: of the encoder, that become one audio token. lora_targets: where adapters go.
+    processor's class. positions: of the encoder, that become one audio token. lora_targets: where adapters go. several:
+    whether a prompt may hold several clips.
     """
 
     model_type: str
     also: tuple[str, ...] = ()
     processor: str
     positions = 2
+    several = False
     lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
     def own_config(self, config):
@@ -116,7 +118,7 @@ class WhisperEncoder:
 
 
 class AudioFlamingo3(WhisperEncoder):
-    """NVIDIA's Audio Flamingo 3."""
+    """NVIDIA's Audio Flamingo 3, whose processor takes one clip for each prompt."""
 
     model_type = "audioflamingo3"
     processor = "AudioFlamingo3Processor"
@@ -130,6 +132,7 @@ class Qwen2Audio(WhisperEncoder):
 
     model_type = "qwen2_audio"
     processor = "Qwen2AudioProcessor"
+    several = True
 
     def encode_audio(self, model: nn.Module, features: Tensor, lengths: Tensor) -> Tensor:
         p = self.parts(model)
@@ -170,6 +173,7 @@ class Qwen2_5Omni(WhisperEncoder):
     model_type = "qwen2_5_omni_thinker"
     also = ("qwen2_5_omni",)
     processor = "Qwen2_5OmniProcessor"
+    several = True
 
     def own_config(self, config):
         return getattr(config, "thinker_config", config)
@@ -207,6 +211,7 @@ class Voxtral(WhisperEncoder):
     model_type = "voxtral"
     processor = "VoxtralProcessor"
     positions = 4
+    several = True
     longest = 2400.0  # seconds that its card names, which are 30,000 tokens
 
     def prompt_ids(self, processor, messages: list[dict]) -> list[int]:

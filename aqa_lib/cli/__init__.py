@@ -11,6 +11,7 @@ COMMANDS = {  # and what each is for; each has a module of the same name
     "align": "teach an assembled model to say what it hears",
     "train": "train a model with GRPO",
     "sft": "train a model on the right answers: the baseline",
+    "learned": "say what a run trained: which parts moved, how far, and whether the clip counts",
     "evaluate": "answer questions with a model, and score the answers",
     "score": "score finished predictions, ours or anybody's, without a model",
     "compare": "put runs side by side, and say which differences are real",

@@ -54,6 +54,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="also ask with silence, with shuffled choices, and without a clip",
     )
+    option(
+        "--robust",
+        type=int,
+        choices=range(1, 4),
+        metavar="N",
+        help="also ask in N (1 to 3) other orders of the choices, and in N other wordings of the instruction",
+    )
     option("--method", help="what made the model: base, sft, sft-lora, grpo; `report` finds its rows by it")
     option("--train_seed", type=int, help="training seed, so that seeds of one method are grouped")
     option("--dtype", default=scale.dtype, help="type of the weights: auto, float32, bfloat16, float16")
@@ -66,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from .. import dataset, evaluation, model
+    from .. import dataset, evaluation, model, predictions
     from ..architectures import foreign
     from ..runtime import distributed
 
@@ -93,5 +100,8 @@ def run(args: Namespace) -> None:
     evaluation.predict(policy, processor, questions, args.output, **asking)
     if args.controls:
         evaluation.predict_controls(policy, processor, questions, args.output, **asking)
+    if args.robust:
+        names = [*list(predictions.ORDERS)[: args.robust], *list(predictions.WORDINGS)[: args.robust]]
+        evaluation.predict_controls(policy, processor, questions, args.output, names, **asking)
     if distributed.rank_and_world_size()[0] == 0:
         score.show(Path(args.output))

@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--official",
         type=Path,
         metavar="OUT",
-        help="also write FILE in MMAU's official form, for the leaderboard",
+        help="also write FILE as its set's own scorer reads it (MMAU, MMAR, MMSU, ADQA), for the leaderboard",
     )
     parser.add_argument(
         "--tries",
@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
         asked = [predictions.question_row(i, question) for i, question in enumerate(questions)]
     made = [show(path, asked, not args.json) for path in args.files]
     if args.official:
-        predictions.write_official(predictions.read(args.files[0]).rows, args.official, args.questions)
+        predictions.write_official(predictions.read(args.files[0], asked).rows, args.official, args.questions)
     if args.json:
         print(json.dumps(made if len(made) > 1 else made[0], indent=1, allow_nan=False))
 
@@ -70,14 +70,18 @@ def tries(args: Namespace) -> None:
 def show(path: Path, asked: list[dict] | None = None, tables: bool = True) -> dict:
     """Score a file and its controls; print them as tables, and return them for JSON. asked: all its questions."""
     from .. import predictions
-    from ..results import comparison, scoring
+    from ..results import comparison, robust, scoring
 
-    run = predictions.read(path)
+    run = predictions.read(path, asked)
     run = run if asked is None else scoring.complete(run, asked)
     found = scoring.score(run)
     controls = comparison.controls(path) if found.official else []
+    others = robust.beside(path) if found.official else []
     if tables:
         print(found.markdown())
         if run.meta and found.official:
             print(comparison.controls_markdown(controls))
-    return found.to_dict() | {"controls": {control.name: control.to_dict() for control in controls}}
+        if others:
+            print(robust.markdown(others))
+    made = {"controls": {control.name: control.to_dict() for control in controls}}
+    return found.to_dict() | made | {"robust": {some.name: some.to_dict() for some in others}}

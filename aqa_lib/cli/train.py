@@ -51,6 +51,7 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     from .. import dataset, model
     from ..reading import recordings
     from ..runtime import checkpoints
+    from ..training import proof, record
 
     options.ensure_tiny(what.train)
     reading = {"audio_root": what.audio, "on_error": "skip" if what.skip_bad_rows else "raise", "columns": what.columns}
@@ -73,6 +74,8 @@ def _train(what: options.TrainArguments, config, make_trainer) -> None:
     trainer.train(resume_from_checkpoint=what.resume or None)
     trainer.save_model()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(proof.markdown(record.learned(config.output_dir)))
     print(f"saved the model to {config.output_dir}, its curves to {config.output_dir}/metrics.csv")
     if doubt := trainer.doubt():
         print(f"warning: {doubt}.")

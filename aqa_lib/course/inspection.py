@@ -78,12 +78,17 @@ def alert(sentence: object) -> str:
 
 
 def sound(question: Question | None) -> str:
-    """Show a question's clip: player, waveform and mel; or a sentence that says why that cannot be."""
+    """Show a question's clips: player, waveform and mel; or a sentence that says why that cannot be."""
     if question is None or question.audio is None:
         return alert("no clip is known for this question; give the questions that the run was asked.")
-    name = question.audio.name if isinstance(question.audio, Path) else question.id
+    return "".join(_sound(question, source) for source in question.clips)
+
+
+def _sound(question: Question, source: Path | bytes) -> str:
+    """Show one of a question's clips."""
+    name = source.name if isinstance(source, Path) else question.id
     try:
-        clip = audio.load(question.audio, question.meta.get("start"), question.meta.get("end"), name)
+        clip = audio.load(source, question.meta.get("start"), question.meta.get("end"), name)
     except audio.AudioError as error:
         return alert(error)
     file = io.BytesIO()

@@ -298,16 +298,20 @@ def _dotless(text: str) -> str:
 # -- clips -------------------------------------------------------------------------------------------------------------
 
 
+def clips(value, name: str) -> list:
+    """Return the clips that a field names, in their order; one is the rule."""
+    several = isinstance(value, list) and len(value) > 1 and all(isinstance(item, str | dict | bytes) for item in value)
+    return [clip(item, name) for item in value] if several else [clip(value, name)]
+
+
 def clip(value, name: str):
-    """Return the one clip that a field names: a path as it is written, a sound file's bytes, or None.
+    """Return one clip: a path as it is written, a sound file's bytes, or None.
 
     A dictionary is what `datasets` makes of a clip: `bytes` or `path`, or decoded, an `array` with its
     `sampling_rate`, which becomes the bytes of a WAV.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, list) and len(value) > 1 and all(isinstance(item, str | dict | bytes) for item in value):
-        raise ValueError(f"{name} names {len(value)} clips, and one is heard: give one")
     if isinstance(value, dict):
         if value.get("array") is not None:
             return _as_wav(value["array"], value.get("sampling_rate"), name)

@@ -45,14 +45,15 @@ def _pairs(questions: Sequence) -> Iterator[tuple[int, int]]:
     """Yield questions that are about one recording; each with the first of its kind."""
     clips = defaultdict(list)  # questions on one file
     for index, question in enumerate(questions):
-        if isinstance(question.audio, bytes):
-            clips[hashlib.sha256(question.audio).digest()].append(index)
-        elif question.audio is not None:
-            clips[os.path.realpath(question.audio)].append(index)
-    ones = [members[0] for members in clips.values()]
-    for members in clips.values():
-        yield from ((members[0], other) for other in members[1:])
-    yield from _alike(ones, lambda index: _content(questions[index].audio))
+        for clip in question.clips:
+            key = hashlib.sha256(clip).digest() if isinstance(clip, bytes) else os.path.realpath(clip)
+            clips[key].append((index, clip))
+    firsts = [members[0] for members in clips.values()]
+    for (first, _), *others in clips.values():
+        yield from ((first, other) for other, _ in others)
+    contents = _alike(range(len(firsts)), lambda number: _content(firsts[number][1]))
+    yield from ((firsts[one][0], firsts[other][0]) for one, other in contents)
+    ones = list(dict.fromkeys(index for index, _ in firsts))
     for name in NAMED:
         values = [_named(question.meta.get(name)) for question in questions]
         if name in OURS or len(set(values)) > 1:  # a column of one value names no recording

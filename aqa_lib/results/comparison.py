@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import prompt
-from ..predictions import CONTROLS, Predictions, PredictionsError, control_path, meta_path, read
+from ..predictions import CONTROLS, WITHOUT_SOUND, Predictions, PredictionsError, control_path, meta_path, read
 from ..runtime.escape import markdown
 from . import stats
 from .scoring import Rate, data_version, judge, questions_of
@@ -254,16 +254,30 @@ def compare(runs: Sequence[Predictions | str | Path], rule: str = "official") ->
 
 @dataclass(frozen=True)
 class Control:
-    """One control of a run. difference: run minus control, in points; changed: answers whose text differs."""
+    """One control of a run. difference: run minus control, in points; changed: answers whose text differs.
+
+    where_wrong: how the run does on the questions that the control gets wrong. Where the control is silence, these are
+    the questions that the model itself cannot answer without the sound.
+    """
 
     name: str
     official: Rate
     difference: tuple[float, float, float]
     changed: Rate
+    where_wrong: Rate
 
     def to_dict(self) -> dict:
-        rates = {"official": self.official.to_dict(), "changed": self.changed.to_dict()}
+        rates = {name: getattr(self, name).to_dict() for name in ("official", "changed", "where_wrong")}
         return rates | {"difference": list(self.difference)}
+
+
+def check_beside(run: Predictions, other: Predictions) -> None:
+    """Raise PredictionsError unless a file next to a run is the same model's, on the same questions."""
+    same = ("weights", "questions", "style", "decoding", "max_completion_length")
+    if strange := [key for key in same if other.settings.get(key) != run.settings.get(key)]:
+        raise PredictionsError(
+            f"{other.name}: is not a control of {run.name} ({', '.join(strange)} differ); run it again."
+        )
 
 
 def controls(path: str | Path) -> list[Control]:
@@ -279,26 +293,27 @@ def controls(path: str | Path) -> list[Control]:
         if not beside.exists():
             continue
         other = read(beside)
-        same = ("weights", "questions", "style", "decoding", "max_completion_length")
-        if strange := [key for key in same if other.settings.get(key) != run.settings.get(key)]:
-            raise PredictionsError(f"{beside}: is not a control of {path} ({', '.join(strange)} differ); run it again.")
+        check_beside(run, other)
         ours, theirs = paired([run, other])
         there = {row["id"]: row["prediction"] for row in other.rows}
         both = [(row["prediction"], there[row["id"]]) for row in run.rows if row["id"] in there]
         changed = sum(prompt.normalise(a) != prompt.normalise(b) for a, b in both)
         points = stats.paired_bootstrap(100 * ours, 100 * theirs)
-        found.append(Control(name, Rate(int(theirs.sum()), len(theirs)), points, Rate(changed, len(both))))
+        where_wrong = Rate(int(ours[~theirs].sum()), int((~theirs).sum()))
+        found.append(Control(name, Rate(int(theirs.sum()), len(theirs)), points, Rate(changed, len(both)), where_wrong))
     return found
 
 
 def controls_markdown(found: Sequence[Control]) -> str:
     """Format all controls; one without a file reads "not run"."""
-    lines = ["| control | official rule | run minus control | answers changed |", "|---|---|---|---|"]
+    lines = ["| control | official rule | run minus control | run, where the control is wrong | answers changed |"]
+    lines += ["|---|---|---|---|---|"]
     made = {control.name: control for control in found}
     for name in CONTROLS:
         if control := made.get(name):
-            points = interval(control.difference, signed=True)
-            lines.append(f"| {name} | {control.official} | {points} | {control.changed} |")
+            points, where = interval(control.difference, signed=True), control.where_wrong
+            last = f"{where} of {where.n}" if name in WITHOUT_SOUND else ""
+            lines.append(f"| {name} | {control.official} | {points} | {last} | {control.changed} |")
         else:
-            lines.append(f"| {name} | not run | | |")
+            lines.append(f"| {name} | not run | | | |")
     return "\n".join(lines) + "\n"

@@ -173,6 +173,8 @@ def _ours(recipe: Recipe, rule: str) -> Row:
         replies[name] = _mean(control.official.percent for control in found)
         if name == "shuffled":
             replies["answers changed"] = _mean(control.changed.percent for control in found)
+        if name == "silent":
+            replies["where silence is wrong"] = _mean(control.where_wrong.percent for control in found)
     return Row(
         recipe.name,
         "ours",

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from .. import prompt, reward
 from ..dataset import show
 from ..predictions import GROUPS, Predictions, PredictionsError, group
+from ..reading import benchmarks
 from ..runtime.errors import AqaError
 from ..runtime.escape import markdown
 from ..runtime.files import fingerprint
-from . import mmau, stats
+from . import mmau, rules, stats
 
 RULES = ("official", "strict")
 
@@ -121,6 +122,10 @@ def score(run: Predictions | Sequence[dict]) -> Report:
         notes.append(f"{empty} predictions contain no words; they count as wrong.")
     if tags := sum("<answer>" in official_text(row) for row in replies):
         notes.append(f"the official rule reads {tags} outputs with their <answer> tags as they stand.")
+    if run.open_ones:
+        notes.append(f"{benchmarks.told(run.open_ones)}; they are not scored.")
+    if sets := {row[benchmarks.MARK]: rules.of(row) for row in rows if row.get(benchmarks.MARK)}:
+        notes += [f"the official rule is {name}'s: {rules.SAID[rule]}." for name, rule in sets.items()]
     answered = [row for row in rows if row["answer"]]
     if len(answered) < len(rows):
         notes.append(f"{len(rows) - len(answered)} of {len(rows)} answers are withheld; they are not scored.")
@@ -173,7 +178,7 @@ def official_text(row: dict) -> str:
 def judge(row: dict, rule: str) -> bool:
     """Return whether a row is right by the "official" or the "strict" rule; a missing prediction is wrong."""
     if rule == "official":
-        return mmau.official(official_text(row), row["answer"], row["choices"])
+        return rules.judge(row, official_text(row))
     if rule != "strict":
         raise AqaError(f"rule {rule!r} is unknown; choose {' or '.join(RULES)}.")
     return prompt.matches(row["prediction"], row["answer"], row["choices"])

@@ -45,7 +45,7 @@ class Model(torch.nn.Linear):
 def model(monkeypatch):
     model = Model()
 
-    def prepare(processor, question, style, heard):
+    def prepare(processor, question, style, heard, wording):
         if question.question.startswith("broken"):
             raise AudioError(f"{question.id}: silent; leave it out.")
         return Example([int(question.id[1:]), len(question.question)], None)

@@ -164,10 +164,15 @@ def test_a_run_whose_answers_are_all_the_same_stops_with_a_checkpoint(train, tmp
 
 def test_a_majority_teaches_without_labels(train, questions):
     """Answers are the first choice or the second; the reward is what most of the group says."""
-    unknown = [replace(question, answer=question.choices[0]) for question in questions]
+    unknown = [replace(question, answer="") for question in questions]
     other = [replace(question, answer=question.choices[1]) for question in questions]
     found = [train(rewards=["majority"], train_dataset=some, max_steps=1, beta=0.0) for some in (unknown, other)]
     assert found[0].state.log_history[0]["reward"] == found[1].state.log_history[0]["reward"]
+    assert not found[0].needs_answers
+    with pytest.raises(AqaError, match="4 questions have no answer, q0 among them; .* rewards do without"):
+        train(rewards=["majority", "accuracy"], train_dataset=unknown)
+    with pytest.raises(AqaError, match="4 held-out questions have no answer"):
+        train(rewards=["majority"], train_dataset=unknown, eval_dataset=unknown)
 
 
 def test_all_groups_alike_train_nothing(train, model):

@@ -21,7 +21,7 @@ from ..large import fsdp, masters
 from ..model import context, parts
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
-from . import record, restoring
+from . import proof, record, restoring
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
 from .data import AudioCache, Examples, QuestionBatches
@@ -39,6 +39,7 @@ class QuestionTrainer(HookedTrainer):
 
     ref_model: nn.Module | None = None  # GRPO's
     reward_names: list[str] | None = None  # GRPO's
+    needs_answers = True  # whether a step learns from the questions' right answers
     lines = True  # whether a log is shown as lines; see `show_by`
     model_accepts_loss_kwargs = False  # True if compute_loss averages over the whole step, accumulation included
 
@@ -54,7 +55,7 @@ class QuestionTrainer(HookedTrainer):
         shown: dict[str, str] | None = None,
         **trainer_options,
     ):
-        check_run(model, args, examples.questions, eval_dataset)
+        check_run(model, args, examples.questions, eval_dataset, self.needs_answers)
         refuse_metric(args, self.measured(eval_dataset or ()))
         options = {
             "model": model,
@@ -73,6 +74,7 @@ class QuestionTrainer(HookedTrainer):
         self.means = RunningMeans()
         self.labels: dict = {}  # what else the run's record should say, such as the names and sha256 of its files
         self._batch: tuple[int, list[dict]] = (-1, [])  # the current step, and its questions so far
+        self._start: proof.Start | None = None  # of the run, before its first step
         self._finished = False  # True when a resumed run has already reached max_steps
 
     def show_by(self, picture: TrainerCallback) -> None:
@@ -106,6 +108,8 @@ class QuestionTrainer(HookedTrainer):
         if checkpoint:
             self._restore(checkpoint)
             self.args.eval_on_start = False  # done when the run first started
+        if checkpoint is None or self._start is None:  # the base's weights: a checkpoint's are loaded later
+            self._start = proof.start(self.model, self.processing_class)
         if self.args.fsdp:
             for model in filter(None, (self.model, self.ref_model)):
                 dtype = torch.bfloat16 if self.args.bf16 else None
@@ -124,6 +128,7 @@ class QuestionTrainer(HookedTrainer):
         finally:
             self.remove_callback(stop)
             self.args.eval_on_start, self.args.save_total_limit = asks, self._save_total_limit
+        self._write_proof(run)
         if stop.asked and self.state.global_step < self.state.max_steps:
             raise KeyboardInterrupt(
                 f"stopped after step {self.state.global_step}, which is saved in {run}; to resume, call "
@@ -173,6 +178,16 @@ class QuestionTrainer(HookedTrainer):
     def doubt(self) -> str:
         """Say why the trained model may be useless; "" if nothing says so."""
         return ""
+
+    def _write_proof(self, run: Path) -> None:
+        """Write down in `run.json` what was learned, by the weights that the run ends with."""
+        best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
+        step = self.state.best_global_step if best else self.state.global_step
+        model, processor = self.model, self.processing_class
+        found = proof.learned(model, processor, self._start, self.state.log_history, step, bool(self.args.fsdp))
+        if self.is_world_process_zero():
+            made = json.loads((run / record.FILE).read_text(encoding="utf-8"))
+            files.write_whole(run / record.FILE, json.dumps(made | {"learned": found}, indent=1) + "\n")
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

@@ -32,9 +32,16 @@ def fit_machine(args) -> None:
 
 
 def check_run(
-    model: nn.Module, args, train_dataset: Sequence[Question], eval_dataset: Sequence[Question] | None
+    model: nn.Module,
+    args,
+    train_dataset: Sequence[Question],
+    eval_dataset: Sequence[Question] | None,
+    needs_answers: bool = True,
 ) -> None:
-    """Refuse a run that cannot work, and settle how trained weights are kept."""
+    """Refuse a run that cannot work, and settle how trained weights are kept.
+
+    needs_answers: whether the run learns from the training questions' answers. The held-out ones' are always needed.
+    """
     faults.check_writable(args.output_dir)
     if not eval_dataset and args.eval_strategy != "no":
         raise AqaError(
@@ -42,9 +49,16 @@ def check_run(
         )
     if len(train_dataset) == 0:
         raise AqaError("there are no questions to train on; check the question file.")
-    withheld = [q.id for q in (*train_dataset, *(eval_dataset or ())) if not q.answer]
-    if withheld:
-        raise AqaError(f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one.")
+    if needs_answers and (withheld := [q.id for q in train_dataset if not q.answer]):
+        raise AqaError(
+            f"{len(withheld)} questions have no answer, {withheld[0]} among them; training needs one, unless all "
+            "rewards do without (majority, format)."
+        )
+    if withheld := [q.id for q in eval_dataset or () if not q.answer]:
+        raise AqaError(
+            f"{len(withheld)} held-out questions have no answer, {withheld[0]} among them; give some that do by "
+            '--held_out, or set eval_strategy="no".'
+        )
     check_fsdp(model, args)
     keep_masters(model, args)
 

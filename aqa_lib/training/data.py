@@ -97,11 +97,11 @@ class AudioCache:
 
     @staticmethod
     def key(question: Question) -> tuple:
-        """Name the part of a clip that a question is about."""
-        return question.audio, question.meta.get("start"), question.meta.get("end")
+        """Name the clips, or the part of one, that a question is about."""
+        return question.clips, question.meta.get("start"), question.meta.get("end")
 
     def encode(self, alone: Prompts) -> Tensor:
-        """Compute what is kept of one clip, here its audio tokens, (N, H)."""
+        """Compute what is kept of one question's clips, here their audio tokens, one after the other, (N, H)."""
         return encode_audio(self.model, alone.input_features, alone.feature_lengths)
 
     def tokens(self, kept: list[Tensor]) -> list[Tensor]:
@@ -128,6 +128,7 @@ class AudioCache:
             prompts,
             input_features=None,
             feature_lengths=None,
+            clips=None,
             audio_embeds=nn.utils.rnn.pad_sequence(embeds, batch_first=True),
             audio_lengths=torch.tensor([len(tokens) for tokens in embeds], device=prompts.input_ids.device),
         )

@@ -66,9 +66,13 @@ def join(first: Rollouts, second: Rollouts) -> Rollouts:
     """Put two batches behind each other; both have clips encoded before, or both their mels, or neither a clip."""
     pad = {"input_ids": (-1, True), "attention_mask": (-1, True), "input_features": (-1, False)}
     pad |= {"audio_embeds": (1, False), "feature_lengths": (None, False), "audio_lengths": (None, False)}
+    pad |= {"clips": (None, False)}
     prompts = {}
     for name, (dim, left) in pad.items():
         a, b = (getattr(some.prompts, name) for some in (first, second))
+        if name == "clips" and (a is None) != (b is None):  # None is one each
+            one = [torch.ones(len(some.prompts), dtype=torch.long, device=some.mask.device) for some in (first, second)]
+            a, b = (ones if own is None else own for own, ones in zip((a, b), one, strict=True))
         prompts[name] = None if a is None or b is None else _cat(a, b, dim, left)
     ids, mask = (_cat(a, b, -1) for a, b in ((first.completion_ids, second.completion_ids), (first.mask, second.mask)))
     return Rollouts(Prompts(**prompts), ids, mask, torch.cat([first.ended, second.ended]))

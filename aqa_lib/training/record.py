@@ -68,6 +68,21 @@ def _base(model: nn.Module) -> dict:
     return {"name": name, "sha256": contents.digest(name) if name else None, "learns": learns}
 
 
+def learned(run: str | Path) -> dict:
+    """Read from a run's record what it learned (`proof.learned`); raises RunError where it does not say."""
+    path = Path(run) / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["learned"]
+        found["parts"].items(), found["hearing"]["after"], found["groups"], found["step"]
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}); give the folder of a training run.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} does not say what was learned; the run has not ended, or an older release made it."
+        ) from error
+    return found
+
+
 def resumed(now: Mapping, checkpoint: Path) -> dict:
     """Continue the record of the run that a checkpoint belongs to; raises RunError if it was made differently."""
     try:

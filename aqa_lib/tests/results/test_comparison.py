@@ -7,6 +7,7 @@ import pytest
 
 from aqa_lib.predictions import Predictions, PredictionsError, control_path
 from aqa_lib.results import comparison
+from aqa_lib.results.scoring import Rate
 
 N = 200
 
@@ -131,7 +132,10 @@ def test_controls_stand_beside_their_run(tmp_path):
     assert changed.changed.right == 30 and changed.name == "shuffled"
     text = comparison.controls_markdown([silent, changed])
     assert "| silent | 45.0 [38.3, 51.9] | +30.0 [+2" in text and " | 30.0 [24.1, 36.7] |" in text
-    assert "| text-only | not run | | |" in text
+    assert "| text-only | not run | | | |" in text
+    assert silent.where_wrong == Rate(60, 110)  # the first 90 are right on silence, the first 150 with the clip
+    assert f"| {Rate(60, 110)} of 110 | {silent.changed} |" in text and "|  | 15.0 [10.7, 20.6] |" in text
+    assert silent.to_dict()["where_wrong"]["n"] == 110
     write(control_path(path, "silent"), run("s", 90, "grpo", 0, audio="silent", weights="v", questions="q"))
     with pytest.raises(PredictionsError, match=r"p.silent.jsonl: is not a control of .*\(weights differ\)"):
         comparison.controls(path)
