@@ -109,7 +109,8 @@ class QuestionTrainer(HookedTrainer):
             self._restore(checkpoint)
             self.args.eval_on_start = False  # done when the run first started
         if checkpoint is None or self._start is None:  # the base's weights: a checkpoint's are loaded later
-            self._start = proof.start(self.model, self.processing_class)
+            with self.accelerator.autocast():  # parts that learn may be in float32, the others in half precision
+                self._start = proof.start(self.model, self.processing_class)
         if self.args.fsdp:
             for model in filter(None, (self.model, self.ref_model)):
                 dtype = torch.bfloat16 if self.args.bf16 else None
@@ -184,7 +185,8 @@ class QuestionTrainer(HookedTrainer):
         best = self.args.load_best_model_at_end and self.state.best_model_checkpoint
         step = self.state.best_global_step if best else self.state.global_step
         model, processor = self.model, self.processing_class
-        found = proof.learned(model, processor, self._start, self.state.log_history, step, bool(self.args.fsdp))
+        with self.accelerator.autocast():
+            found = proof.learned(model, processor, self._start, self.state.log_history, step, bool(self.args.fsdp))
         if self.is_world_process_zero():
             made = json.loads((run / record.FILE).read_text(encoding="utf-8"))
             files.write_whole(run / record.FILE, json.dumps(made | {"learned": found}, indent=1) + "\n")
