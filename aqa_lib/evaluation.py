@@ -96,9 +96,8 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
         "max_completion_length": max_completion_length,
         "decoding": decoding,
         **sampling,
+        **({"wording": wording} if wording else {}),
     }
-    if wording:
-        settings |= {"wording": wording}
     if sampling["temperature"]:  # what is sampled depends on the batch as well
         settings |= {"seed": seed, "batch_size": batch_size}
     labels = {"batch_size": batch_size} | dict(labels or {})
