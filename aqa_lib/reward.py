@@ -204,7 +204,7 @@ def call(function: Callable, name: str, columns: dict) -> list[float]:
     return scores
 
 
-def _where(function: Callable, error: Exception) -> str:
+def _where(function: Callable, error: BaseException) -> str:
     """Name the file and line at fault: where the function raised, or else where it begins."""
     try:
         file, line = inspect.getsourcefile(function), inspect.getsourcelines(function)[1]
