@@ -126,9 +126,9 @@ SCALES = {
             "save_steps": 50,
         },
         grpo={
-            "max_steps": 100,
+            "max_steps": 40,
             "learning_rate": 1e-5,
-            "per_device_train_batch_size": 6,
+            "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 16,
             "max_completion_length": 16,
             "beta": 0.0,
@@ -136,9 +136,9 @@ SCALES = {
             "save_steps": 50,
         },
         sft={  # the budget of GRPO
-            "max_steps": 100,
+            "max_steps": 40,
             "learning_rate": 1e-5,
-            "per_device_train_batch_size": 6,
+            "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 16,
             "max_completion_length": 16,
             "eval_steps": 50,

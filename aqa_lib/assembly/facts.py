@@ -5,6 +5,7 @@ values, `a piano, going up, slow`: a model that can say them has learned to put 
 """
 
 import os
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ TABLES = (".csv", ".tsv")  # where facts may be columns that nobody named
 NAME = "Name what you hear."  # what is asked of a held-out clip
 WORDINGS = (NAME, "What do you hear?", "Describe the audio.", "What is in this recording?")
 TRAIN, HELD_OUT = ("align", "train"), ("held_out", "val", "validation")  # splits that `align` takes
+ASKED, TEST = "questions", "test"  # of clips that the alignment leaves alone: to ask questions about, and to test on
 ARTICLES = {"a", "an", "the"}
 
 
@@ -133,6 +135,32 @@ def lessons(clips: Iterable[Question]) -> list[Question]:
             replace(clip, id=f"{clip.id}/{number}", question=asked, answer=reply)
             for number, (asked, reply) in enumerate(pairs)
         ]
+    return found
+
+
+def questions(clips: Iterable[Question], known: dict[str, list[str]], seed: int = 0, n: int = 4) -> list[Question]:
+    """Ask of each clip one of its facts, with up to `n` of its values in `known` to choose from.
+
+    Which fact, which other choices and in which order follows from the seed and the clip's id. A clip whose facts have
+    one known value each is left out: there is nothing to choose.
+
+    >>> clip = Question("1", None, NAME, (), "rain", "sound", {"facts": {"sound": "rain"}})
+    >>> asked = questions([clip], {"sound": ["a dog", "rain"]})
+    >>> asked[0].question, sorted(asked[0].choices), asked[0].answer
+    ('Which sound do you hear?', ['a dog', 'rain'], 'rain')
+    """
+    found = []
+    for clip in clips:
+        rng = random.Random(f"{seed} {clip.id} questions")
+        among = [(fact, value) for fact, value in sorted(clip.meta["facts"].items()) if len(known[fact]) > 1]
+        if not among:
+            continue
+        fact, value = rng.choice(among)
+        others = [other for other in known[fact] if other != value]
+        choices = [value, *rng.sample(others, min(n - 1, len(others)))]
+        rng.shuffle(choices)
+        asked = {"id": f"{clip.id}/{fact}/{seed}", "question": f"Which {fact} do you hear?"}
+        found.append(replace(clip, **asked, choices=tuple(choices), answer=value))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`study`: the paper's Qwen2-Audio rows, three seeds each; --dose and --methods are the laboratory's experiments."""
+"""`study`: the paper's Qwen2-Audio rows, three seeds each; --dose, --methods and --real are other experiments."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,17 +19,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     option(
         "--methods", action="store_true", help="compare GSPO, CISPO, DAPO, RLOO ... and votes without labels instead"
     )
-    option("--report", action="store_true", help="with either: train nothing, report on the finished trials")
+    option("--real", action="store_true", help="teach an aligned model of real parts by rewards and by answers instead")
+    option("--report", action="store_true", help="with any of them: train nothing, report on the finished trials")
+    option("--model", help="with --real: the aligned model's folder; the scale's if not given")
+    option("--facts", help="with --real: clips with facts, of the splits align, held_out, questions and test")
+    option("--audio", help="with --real: the folder of the clips; the file's if not given")
+    option("--bf16", action="store_true", help="with --real: compute in bfloat16")
 
 
 def run(args: Namespace) -> None:
     from ..course import lab, methods, study
 
     options.quiet()
-    if args.dose and args.methods:
-        raise AqaError("--dose and --methods are separate experiments; run one after the other.")
+    if args.dose + args.methods + args.real > 1:
+        raise AqaError("--dose, --methods and --real are separate experiments; run one after the other.")
+    if not args.real and (args.model or args.facts or args.audio or args.bf16):
+        raise AqaError("--model, --facts, --audio and --bf16 go with --real.")
+    if args.real:
+        return run_real(args)
     if args.report and not (args.dose or args.methods):
-        raise AqaError("--report goes with --dose or --methods; for a study, run python -m aqa_lib report.")
+        raise AqaError("--report goes with --dose, --methods or --real; for a study, run python -m aqa_lib report.")
     laboratory = methods if args.methods else lab
     if args.report:
         laboratory.report(args.output)
@@ -37,3 +46,20 @@ def run(args: Namespace) -> None:
         laboratory.run_all(args.output, args.seeds, args.processes)
     else:
         study.run_study(args)
+
+
+def run_real(args: Namespace) -> None:
+    """Teach an aligned model by rewards and by answers, and test it; or report on the trials that are there."""
+    from .. import scale as scales
+    from ..architectures import foreign
+    from ..assembly import facts
+    from ..course import real
+
+    if args.report:
+        return real.report(args.output)
+    here = scales.get()
+    small = here if here.facts else scales.SCALES["small"]
+    name, file = args.model or small.model, args.facts or str(small.facts)
+    foreign.refuse_missing(name)
+    material = real.Material(name, tuple(facts.read(file, args.audio)), args.bf16)
+    real.run_all(args.output, material, list(dict.fromkeys(args.seeds)))
