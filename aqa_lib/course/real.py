@@ -5,6 +5,9 @@ alignment has learned from some (split `align`), some choose checkpoints and rat
 (`questions`) are what GRPO and SFT learn from, with right labels or a share of wrong ones, and none of them has heard
 the last (`test`). `python -m aqa_lib study --real` runs the trials that are missing, one row of `real.jsonl` each.
 Rates are chosen on held-out questions, with seed 0 and right labels, before anything else is trained.
+
+The wording is prompt 1, for both methods and for the base, and the answer stands alone: a model that was just taught to
+name what it hears never writes a tag, and what is never tried is never rewarded.
 """
 
 import shutil
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .. import dataset, evaluation, model, reward, scale
+from .. import dataset, evaluation, model, prompt, scale
 from ..assembly import align, facts
 from ..assembly.probe import StatesCache
 from ..dataset import Question
@@ -36,6 +39,7 @@ BASE = Trial("base", 0.0, 0.0, 0, 0)
 METHODS = ("grpo", "sft")
 RATES = (1e-5, 3e-5)
 WRONG = 0.3
+STYLE, REWARDS, TARGET = 1, ("accuracy",), "plain"
 LEARN = ("projector", "language_model")
 ROUNDS = 2  # questions about each held-out clip
 ENGLISH = (  # what a model of English should still find likely
@@ -96,63 +100,60 @@ def run(trial: Trial, folder: Path, material: Material) -> dict:
     start, here, asked = time.monotonic(), scale.get(), material.questions(trial)
     policy, processor = model.load(material.model, "float32", train=LEARN)
     trained: dict = {}
-    style = 2
     if trial.method != BASE.method:
         options = {
             "output_dir": str(folder), "seed": trial.seed, "max_steps": trial.steps, "learning_rate": trial.rate,
             "eval_strategy": "no", "eval_on_start": False, "save_strategy": "no", "load_best_model_at_end": False,
-            "report_to": "none", "disable_tqdm": True, "bf16": material.bf16, "logging_steps": 5,
+            "report_to": "none", "disable_tqdm": True, "bf16": material.bf16, "logging_steps": 5, "prompt_style": STYLE,
         }  # fmt: skip
         if trial.method == "grpo":
             args = GRPOConfig(**here.grpo | options)
-            trainer = GRPOTrainer(policy, processor, recipes.REWARDS[2], args, asked.train)
+            trainer = GRPOTrainer(policy, processor, REWARDS, args, asked.train)
         else:
-            args = SFTConfig(**here.sft | options)
+            args = SFTConfig(**here.sft | options | {"target": TARGET})
             trainer = SFTTrainer(policy, processor, args, asked.train)
         trainer.audio_cache = StatesCache(policy, args.audio_cache_gb)  # the encoder is frozen, the projector learns
         trainer.train()
-        policy, style = trainer.model, args.prompt_style
+        policy = trainer.model
         times = [row["step_time"] for row in trainer.state.log_history if "step_time" in row]
         trained = {"train": len(asked.train), "batch": args.per_device_train_batch_size}
         trained |= {"step_seconds": sum(times) / len(times)}
-    with torch.autocast(policy.device.type, torch.bfloat16, enabled=material.bf16):
-        row = asdict(trial) | trained | measures(policy, processor, asked, style)
-        if trial.method == BASE.method:
-            row |= baselines(policy, processor, asked, material)
+    if material.bf16:
+        policy.to(torch.bfloat16)
+    row = asdict(trial) | trained | measures(policy, processor, asked)
+    if trial.method == BASE.method:
+        row |= baselines(policy, processor, asked, material)
     row |= {"gigabytes": peak(), "seconds": round(time.monotonic() - start)}
     shutil.rmtree(folder, ignore_errors=True)
     return row | {"model": Path(material.model).name, "environment": files.environment()}
 
 
-def measures(policy, processor, asked: recipes.Questions, style: int) -> dict:
+def measures(policy, processor, asked: recipes.Questions) -> dict:
     """Ask the test and the held-out questions, greedily, and read English.
 
-    `last`: a character a test question, "1" where the answer is right; `tasks`, `held_out` and `tags` are counts with
-    95 % intervals; `english` is the nats a token of `ENGLISH`, without a sound.
+    `last`: a character a test question, "1" where the answer is right, and `asked` its task; `tasks` and `held_out` are
+    counts with 95 % intervals; `outside`: replies that are none of the choices; `english`: nats a token of `ENGLISH`.
     """
     policy.eval()
-    rows = ask(policy, processor, asked.test, style)
-    held_out = ask(policy, processor, asked.held_out, style)
-    tagged = reward.format(None, [row["model_output"] or "" for row in rows])
+    rows, held_out = (ask(policy, processor, some) for some in (asked.test, asked.held_out))
+    outside = [not any(prompt.matches(row["prediction"], choice) for choice in row["choices"]) for row in rows]
     return {
-        "style": style,
         "last": "".join("01"[bool(row["correct"])] for row in rows),
         "asked": [question.task for question in asked.test],
         "tasks": by_task(rows),
-        "tags": Rate(int(sum(tagged)), len(tagged)).to_dict(),
-        "held_out": Rate(sum(bool(row["correct"]) for row in held_out), len(held_out)).to_dict(),
+        "outside": Rate(sum(outside), len(rows)).to_dict(),
+        "held_out": by_task(held_out)["all"],
         "english": english(policy, processor),
     }
 
 
 def baselines(policy, processor, asked: recipes.Questions, material: Material) -> dict:
-    """Measure what the base could do: with prompt 1, to silence, in one of eight tries, and with a probe's ears.
+    """Measure what else the base can do: answer silence, be right in one of eight tries, hear with a probe's ears.
 
     `heard`: a linear probe, fit on the encoder's states of the clips of the alignment, names facts of test clips.
     """
-    style1 = by_task(ask(policy, processor, asked.test, 1))
-    silent = by_task(ask(policy, processor, asked.test, 2, audio="silent"))
-    tries = lab.tries(policy, processor, asked.test, 0, 2)
+    silent = by_task(ask(policy, processor, asked.test, "silent"))
+    tries = lab.tries(policy, processor, asked.test, 0, STYLE)
     some = [bool(lab._right(question, replies)) for question, replies in zip(asked.test, tries, strict=True)]
     rows = [{"task": q.task, "correct": right} for q, right in zip(asked.test, some, strict=True)]
     cache = StatesCache(policy, 2.0)
@@ -160,14 +161,14 @@ def baselines(policy, processor, asked: recipes.Questions, material: Material) -
     for fact in facts.values(material.clips):
         named = align.probed(cache, processor, material.split(*facts.TRAIN), material.split(facts.TEST), fact)
         heard |= {fact: Rate(sum(named.values()), len(named)).to_dict()} if named else {}
-    return {"prompt_1": style1, "silence": silent, f"any_of_{lab.GROUP}": by_task(rows), "heard": heard}
+    return {"silence": silent, f"any_of_{lab.GROUP}": by_task(rows), "heard": heard}
 
 
-def ask(policy, processor, asked: Sequence[Question], style: int, audio: str = "heard") -> list[dict]:
+def ask(policy, processor, asked: Sequence[Question], audio: str = "heard") -> list[dict]:
     """Ask questions greedily, and return the rows of `evaluation.predict`."""
     here = scale.get()
     size, longest = here.grpo["per_device_eval_batch_size"], here.max_completion_length
-    options = {"style": style, "batch_size": size, "max_completion_length": longest, "progress": False, "audio": audio}
+    options = {"style": STYLE, "batch_size": size, "max_completion_length": longest, "progress": False, "audio": audio}
     return evaluation.predict(policy, processor, asked, **options)
 
 

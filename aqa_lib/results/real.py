@@ -20,6 +20,7 @@ __all__ = ["choose", "gains", "hearing", "markdown", "plot", "read", "scores", "
 
 NAMES = {"grpo": "GRPO", "sft": "SFT"}
 TASKS = ("sound", "speech", "music", "all")
+OUTSIDE, ENGLISH = "none of the choices", "English (nats a token)"
 WITHOUT = {"silence": "base, silence instead of sound", "any_of_8": "base, right in one of 8 tries"}
 
 
@@ -57,26 +58,22 @@ def verdicts(rows: Sequence[dict], task: str = "all") -> np.ndarray:
 
 
 def scores(rows: Sequence[dict]) -> list[dict]:
-    """List what each model gets right of the test, by task, in percent [95 %]; tags, English, and seeds."""
+    """List what each model gets right of the test, by task, in percent [95 %]."""
     found, base = [], _base(rows)
     if base:
-        heads = {"base": base["tasks"], "base, prompt 1": base["prompt_1"]}
-        heads |= {name: base[key] for key, name in WITHOUT.items()}
+        heads = {"base": base["tasks"]} | {name: base[key] for key, name in WITHOUT.items()}
         for name, counts in heads.items():
             cells = {task: _rate(counts[task]) for task in TASKS if task in counts}
-            more = {"tags": f"{base['tags']['percent']:.1f}", "English": f"{base['english']:.2f}"}
-            found.append({"model": name} | cells | (more if name == "base" else {"tags": "", "English": ""}))
-            found[-1]["seeds"] = ""
+            outside, words = f"{base['outside']['percent']:.1f}", f"{base['english']:.2f}"
+            more = {OUTSIDE: outside, ENGLISH: words} if name == "base" else {OUTSIDE: "", ENGLISH: ""}
+            found.append({"model": name} | cells | more | {"seeds": ""})
     for (method, wrong), some in groups(rows).items():
         name = NAMES[method] + (f", {100 * wrong:g} % wrong labels" if wrong else "")
         cells = {task: interval(percent(verdicts(some, task))) for task in TASKS if task in some[0]["tasks"]}
-        tags, words = (float(np.mean(values)) for values in ([r["tags"]["percent"] for r in some], _english(some)))
-        found.append({"model": name} | cells | {"tags": f"{tags:.1f}", "English": f"{words:.2f}", "seeds": len(some)})
+        outside = np.mean([row["outside"]["percent"] for row in some])
+        more = {OUTSIDE: f"{outside:.1f}", ENGLISH: f"{np.mean([row['english'] for row in some]):.2f}"}
+        found.append({"model": name} | cells | more | {"seeds": len(some)})
     return found
-
-
-def _english(rows: Sequence[dict]) -> list[float]:
-    return [row["english"] for row in rows]
 
 
 def _rate(count: Mapping) -> str:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from aqa_lib.assembly import facts
 from aqa_lib.course import lab, real
 from aqa_lib.results import real as results
 from aqa_lib.runtime.errors import AqaError
+from aqa_lib.tests.helpers import length_reward
 
 SPLITS = ["align"] * 4 + ["held_out"] * 2 + ["questions"] * 10 + ["test"] * 4
 STEPS = 1
@@ -53,11 +53,11 @@ def row(method, rate=1e-5, wrong=0.0, seed=0, right=3, last="0110", **more):
     counts = {"right": 2, "n": 4, "percent": 50.0}
     trial = asdict(lab.Trial(method, wrong, rate, 40, seed))
     measured = {"last": last, "asked": ["sound", "sound", "sound", "music"], "tasks": {"sound": counts, "all": counts}}
-    measured |= {"held_out": {"right": right, "n": 4}, "tags": counts, "english": 4.0, "seconds": 60}
+    measured |= {"held_out": {"right": right, "n": 4}, "outside": counts, "english": 4.0, "seconds": 60}
     return trial | measured | {"step_seconds": 2.0, "gigabytes": 3.0} | more
 
 
-BASE = row("base", last="0100", prompt_1={"all": {"right": 2, "n": 4}}, silence={"all": {"right": 1, "n": 4}})
+BASE = row("base", last="0100", silence={"all": {"right": 1, "n": 4}})
 BASE |= {"any_of_8": {"all": {"right": 4, "n": 4}}}
 
 
@@ -87,30 +87,26 @@ def test_clips_without_the_splits_are_refused(material):
 def test_a_trial_trains_all_but_the_encoder_and_leaves_only_its_row(material, method, tmp_path, monkeypatch):
     seen = {}
 
-    def measures(policy, processor, asked, style):
+    def measures(policy, processor, asked):
         start, _ = models.load(material.model, "float32")
         before, after = (dict(each.named_parameters()) for each in (start, policy))
         seen["changed"] = {name for name in before if not torch.equal(before[name], after[name])}
-        return {"last": "1", "style": style}
+        return {"last": "1"}
 
     monkeypatch.setattr(real, "measures", measures)
     if method == "grpo":  # an untrained model is never right
-        monkeypatch.setitem(
-            real.recipes.REWARDS,
-            2,
-            [lambda prompts, completions, **_: [float(len(c[0]["content"])) for c in completions]],
-        )
+        monkeypatch.setattr(real, "REWARDS", [length_reward])
     made = real.run(lab.Trial(method, 0.0, 1e-3, STEPS, 0), tmp_path / "trial", material)
     assert any("projector" in name for name in seen["changed"]) and any("lm_head" in name for name in seen["changed"])
     assert not any("audio_tower" in name for name in seen["changed"])
-    assert made["style"] == (2 if method == "grpo" else 1) and made["train"] == 10
+    assert made["train"] == 10
     assert made["step_seconds"] > 0 and made["environment"]["torch"] and not (tmp_path / "trial").exists()
 
 
 def test_the_bases_row_counts_every_question_under_every_control(material, tmp_path):
     made = real.run(real.BASE, tmp_path / "trial", material)
     assert made["asked"] == ["sound"] * 3 + ["music"] and len(made["last"]) == 4
-    for counts in (made["tasks"], made["prompt_1"], made["silence"], made["any_of_8"]):
+    for counts in (made["tasks"], made["silence"], made["any_of_8"]):
         assert {task: count["n"] for task, count in counts.items()} == {"sound": 3, "music": 1, "all": 4}
     assert made["heard"]["pitch"]["n"] == 4 and made["heard"]["pitch"]["right"] > 2
     assert made["held_out"]["n"] == 4 and made["english"] > 0
