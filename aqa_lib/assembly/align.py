@@ -164,7 +164,7 @@ def align(
     after = ask(trainer.model, processor, held_out, args, out / "after.jsonl")
     verdicts = {"heard": heard, "before": named(before, held_out, known), "after": named(after, held_out, known)}
     report = {
-        "model": name,
+        "model": Path(name).name if Path(name).is_dir() else name,
         "labels": dict(labels or {}),
         "seed": args.seed,
         "steps": [args.projector_steps, args.max_steps],

@@ -17,6 +17,7 @@ from .. import audio, reward, scale
 from ..large.planner import qwen2_audio_7b
 from ..predictions import CONTROLS, Predictions
 from ..results import causes, mmau
+from . import figures_joining as joining
 from . import figures_learning as learning
 from . import render
 from .drawing import SMALL, WIDTH, Drawing, wrap
@@ -27,9 +28,16 @@ EXAMPLE = scale.ROOT / "data" / "results" / "example.json"  # of `make demo`
 
 def course() -> Drawing:
     """Map the notebooks."""
-    picture = Drawing("A map of the course", "", 398)
-    rows = (("begin", (0,)), ("prepare", (1, 2)), ("train", (3, 4)), ("judge", (5,)), ("ask why", (6, 7)))
-    hues, left, high, gap = ("grey", "green", "blue", "yellow", "pink"), 82, 58, 18
+    picture = Drawing("A map of the course", "", 474)
+    rows = (
+        ("begin", (0,)),
+        ("prepare", (1, 2)),
+        ("train", (3, 4)),
+        ("judge", (5,)),
+        ("ask why", (6, 7)),
+        ("go real", (8,)),
+    )
+    hues, left, high, gap = ("grey", "green", "blue", "yellow", "pink", "orange"), 82, 58, 18
     for place, ((name, chapters), hue) in enumerate(zip(rows, hues, strict=True)):
         y, wide = 18 + place * (high + gap), (WIDTH - left - 16 - 20 * (len(chapters) - 1)) / len(chapters)
         picture.text(16, y + high / 2 + 5, name, "bold", hue)
@@ -42,7 +50,7 @@ def course() -> Drawing:
             picture.lines(x + wide / 2, first + 16, asked, 15, size=SMALL, anchor="middle", space=wide - 8)
         if place:
             picture.arrow((left + WIDTH - 16) / 2, y - gap + 2, (left + WIDTH - 16) / 2, y - 2)
-    picture.description = "Eight notebooks in five stages. " + " ".join(
+    picture.description = "Nine notebooks in six stages. " + " ".join(
         f"{name}: " + ", ".join(f"{render.COURSE[n].name[:2]} {render.COURSE[n].title}" for n in chapters) + "."
         for name, chapters in rows
     )
@@ -362,6 +370,7 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
     "controls": controls,
     "thought": thought,
     "errors": errors,
+    "joined": joining.joined,
 }
 
 

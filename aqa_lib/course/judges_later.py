@@ -1,4 +1,4 @@
-"""Judge the answers to the exercises of notebooks 04 to 07; see `judges`.
+"""Judge the answers to the exercises of notebooks 04 to 08; see `judges`.
 
 `judges -> [judges_later] -> exercises`.
 """
@@ -9,6 +9,7 @@ from .. import prompt
 from ..dataset import Question
 from ..predictions import Predictions, group
 from ..results import causes, mmau
+from ..results import real as real_results
 from ..results.report import Table
 from . import inspection
 from .judges import EXERCISES, exercise, near, numbers, tried
@@ -247,3 +248,75 @@ def by_difficulty(levels: Mapping[str, Mapping], run: Predictions) -> str | None
     if set(levels) - {"all"} == {group(row, "task") for row in run.rows}:
         return "Those are counts by task; by difficulty is asked for."
     return f"One entry for each of {', '.join(sorted(known))} is wanted."
+
+
+# -- 08, real sound ---------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "08",
+    1,
+    wanted="check(1, W, states, words), with four numbers [[a, b], [c, d]]",
+    hint="The logit of word i for state j is words[i] @ W @ states[j]. Which W turns one into the other?",
+    right="Four numbers translate one language of two words; the tiny projector has twelve thousand.",
+)
+def projector(W, states, words) -> str | None:
+    a, b, c, d = numbers(W)
+    logits = [
+        [sum(w[i] * ((a, b), (c, d))[i][j] * s[j] for i in (0, 1) for j in (0, 1)) for w in words.tolist()]
+        for s in states.tolist()
+    ]
+    right = [row[place] > row[1 - place] for place, row in enumerate(logits)]
+    if all(right):
+        return None
+    if not any(right):
+        return "It names both sounds, each by the other's word: change the sign of every number."
+    return f"It names the {'first' if right[0] else 'second'} sound, and calls the other one the same."
+
+
+@exercise(
+    "08",
+    2,
+    wanted="check(2, count, report), with a count of clips",
+    hint='`report["facts"]["sound"]` has `heard`, what the probe names, and `after`, what the model says.',
+    right="What the probe names is there to be said: so much is left for rewards, or for a longer alignment.",
+)
+def unsaid(count, report: Mapping) -> str | None:
+    (count,) = numbers(count)
+    row = report["facts"]["sound"]
+    if count == row["heard"] - row["after"]:
+        return None
+    if count == row["n"] - row["after"]:
+        return "Those are all that the model does not name; the probe does not name all of them either."
+    if near(count, (row["heard"] - row["after"]) / row["n"], 0.005):
+        return "That is the share; give the count."
+    return "Subtract what the model says after the alignment from what the probe hears."
+
+
+@exercise(
+    "08",
+    3,
+    wanted="check(3, points, trials), with one number",
+    hint='`real_results.verdicts(rows, "sound")` is (seeds, n) of right and wrong; `groups(trials)` finds the rows.',
+    right="Seed 0 is one draw. Set it next to the other seeds in the table before you quote it.",
+)
+def gained(points, trials: Sequence[Mapping]) -> str | None:
+    (points,) = numbers(points)
+    (base,) = [row for row in trials if row["method"] == "base"]
+    some = real_results.groups(trials)
+    first = {method: rows[0] for (method, wrong), rows in some.items() if not wrong}
+    share = real_results.verdicts
+    gain = {
+        (method, task): 100 * float(share([row], task).mean() - share([base], task).mean())
+        for method, row in first.items()
+        for task in ("sound", "all")
+    }
+    if near(points, gain["grpo", "sound"], 0.06):
+        return None
+    if near(points, gain["grpo", "sound"] / 100, 0.0006):
+        return "In points, please: hundredths."
+    if near(points, gain["grpo", "all"], 0.06):
+        return "That is over all test questions; take the sounds alone."
+    if "sft" in first and near(points, gain["sft", "sound"], 0.06):
+        return "That is SFT's gain."
+    return "Subtract the base's share of right sounds from that of GRPO with right labels and seed 0."

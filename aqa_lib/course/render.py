@@ -56,6 +56,7 @@ COURSE = (
     Notebook("05_mmau_evaluation", "MMAU evaluation", "Which of our numbers can be believed?", 3),
     Notebook("06_reasoning_ablation", "The reasoning ablation", "Does it help to think aloud?", 4),
     Notebook("07_error_inspection", "Error inspection", "What do the remaining errors sound like?", 3),
+    Notebook("08_real_sound", "Real sound", "How do two parts that never met become a model that hears?", 2),
 )
 
 

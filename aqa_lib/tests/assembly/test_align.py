@@ -60,6 +60,7 @@ def test_each_stage_trains_its_parts_and_the_tower_never(base, clips, config, tm
     start, first, last = (weights(folder) for folder in (base, tmp_path / "run" / "projector", tmp_path / "run"))
     assert changed(start, first) == {name for name in start if "projector" in name}
     assert changed(first, last) == {name for name in start if "audio_tower" not in name}
+    assert report["model"] == "base"  # a folder's name, not where it lies on this machine
     assert report["facts"]["pitch"]["n"] == 2 and report["facts"]["pitch"]["most_common"] == 1
     assert json.loads((tmp_path / "run" / align.REPORT).read_text()) == report
     after = [json.loads(line) for line in (tmp_path / "run" / "after.jsonl").read_text().splitlines()]
