@@ -11,7 +11,7 @@ from aqa_lib.results import dose, readme
 TEXT = (scale.ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/laboratory.md"])
+@pytest.mark.parametrize("page", [str(page.relative_to(scale.ROOT)) for page in readme.PAGES])
 def test_every_block_is_what_the_files_say(page):
     text = (scale.ROOT / page).read_text(encoding="utf-8")
     assert readme.filled(text) == text, "python -m aqa_lib.results.readme"
@@ -20,7 +20,7 @@ def test_every_block_is_what_the_files_say(page):
 
 @pytest.mark.skipif(not (scale.ROOT / ".git").exists(), reason="not a checkout")
 def test_git_keeps_the_files_that_the_figures_come_from():
-    names = [str(readme.RESULTS / name) for name in ("dose.jsonl", "dose.svg", "mechanism.json", "demo-0.json")]
+    names = [str(readme.RESULTS / name) for name in ("dose.jsonl", "dose.svg", "mechanism.json", "demo-0.json", "real.jsonl")]
     ignored = subprocess.run(["git", "-C", scale.ROOT, "check-ignore", *names], capture_output=True, text=True)
     assert ignored.returncode == 1, f"{ignored.stdout}{ignored.stderr}"  # 1: none is
 

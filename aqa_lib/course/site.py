@@ -103,10 +103,8 @@ def front() -> str:
         for c in render.COURSE
     ]
     lines.append('<li><a href="errors.html">The error browser</a><br>Hear and read what a model got wrong.</li>')
-    told = (
-        "Eight notebooks, from a sound to a trained model and its errors. The pages are for reading and listening; to"
-    )
-    figure = '<img src="figures/course.svg" alt="A map of the course: the list below, in five stages">'
+    told = "Nine notebooks, from a sound to a trained model and its errors. The pages are for reading and listening; to"
+    figure = '<img src="figures/course.svg" alt="A map of the course: the list below, in six stages">'
     return (
         f"<h1>Audio question answering by reinforcement learning</h1>\n<p>{told} run them, take the "
         f'<a href="{render.repository()}">repository</a>.</p>\n<p>{figure}</p>\n<ul>{"".join(lines)}</ul>'
