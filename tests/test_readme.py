@@ -20,7 +20,8 @@ def test_every_block_is_what_the_files_say(page):
 
 @pytest.mark.skipif(not (scale.ROOT / ".git").exists(), reason="not a checkout")
 def test_git_keeps_the_files_that_the_figures_come_from():
-    names = [str(readme.RESULTS / name) for name in ("dose.jsonl", "dose.svg", "mechanism.json", "demo-0.json", "real.jsonl")]
+    names = ("dose.jsonl", "dose.svg", "mechanism.json", "demo-0.json", "real.jsonl", "alignment.json")
+    names = [str(readme.RESULTS / name) for name in names]
     ignored = subprocess.run(["git", "-C", scale.ROOT, "check-ignore", *names], capture_output=True, text=True)
     assert ignored.returncode == 1, f"{ignored.stdout}{ignored.stderr}"  # 1: none is
 

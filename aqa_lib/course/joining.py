@@ -43,9 +43,9 @@ def join(folder: Path, encoder: str, language_model: str) -> None:
     model.save(made, processor, folder, torch.float32)
 
 
-def aligned() -> Path:
-    """Teach the joined model to say what it hears, or find it where it was made before; `alignment.json` says how."""
-    return artifacts.load_or_build("aligned", teach, base=str(joined()), clips=str(made_of().facts))
+def aligned(base: Path) -> Path:
+    """Teach a joined model to say what it hears, or find it where it was made before; `alignment.json` says how."""
+    return artifacts.load_or_build("aligned", teach, base=str(base), clips=str(made_of().facts))
 
 
 def teach(folder: Path, base: str, clips: str) -> None:
@@ -55,12 +55,12 @@ def teach(folder: Path, base: str, clips: str) -> None:
     align.align(base, train, held_out, args, "float32", resume=True)
 
 
-def tested(method: str = "base", wrong: float = 0.0, rate: float = RATE, seed: int = 0) -> dict:
-    """Train the aligned model by a method ("base": not at all) and test it, or find the row that was made before."""
+def tested(method: str, aligned: Path, wrong: float = 0.0, rate: float = RATE, seed: int = 0) -> dict:
+    """Train an aligned model by a method ("base": not at all) and test it, or find the row that was made before."""
     steps = min(STEPS, scale.get().grpo["max_steps"])
     trial = {"method": method, "wrong": wrong, "rate": rate, "steps": steps, "seed": seed}
     trial |= {} if method != real.BASE.method else {"wrong": 0.0, "rate": 0.0, "steps": 0, "seed": 0}
-    named = {"aligned": str(aligned()), "clips": str(made_of().facts)}
+    named = {"aligned": str(aligned), "clips": str(made_of().facts)}
     folder = artifacts.load_or_build(f"real-{method}", test, **named, **trial)
     return json.loads((folder / "row.json").read_text(encoding="utf-8"))
 

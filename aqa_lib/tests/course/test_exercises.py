@@ -36,6 +36,15 @@ RUN, SILENCE = Predictions("run", HEARD), Predictions("silence", SILENT)
 SURE = {name: {"a dog": share, "a cat": 1 - share} for name, share in zip("1234", (0.9, 0.8, 0.1, 0.3), strict=True)}
 WRONG, RIGHT = HEARD[2:], HEARD[:2]
 
+STATES, WORDS = torch.tensor([[1.0, 0.5], [0.5, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+HEARS = {"facts": {"sound": {"n": 30, "heard": 28, "after": 18}}}
+COUNT = {"right": 1, "n": 2}
+TRIALS = [
+    {"method": method, "wrong": 0.0, "rate": 1e-5, "seed": 0, "held_out": COUNT, "asked": ["sound"] * 4 + ["music"]}
+    | {"last": last}
+    for method, last in [("base", "10000"), ("grpo", "11100"), ("sft", "11111")]
+]
+
 
 def brief(prompts, completions, completion_ids, **columns):
     return [min(1.0, max(0.0, (12 - len(ids)) / 6)) for ids in completion_ids]
@@ -94,6 +103,9 @@ RIGHT_ANSWERS = [
     ("07", 1, (WRONG, SURE)),
     ("07", 2, (RIGHT[:1], RUN, SILENCE)),
     ("07", 3, (count(RUN, {}, by="difficulty"), RUN)),
+    ("08", 1, ([[-1.0, 2.0], [2.0, -1.0]], STATES, WORDS)),
+    ("08", 2, (10, HEARS)),
+    ("08", 3, (np.float64(50), TRIALS)),
 ]
 WRONG_ANSWERS = [
     ("00", 1, (replace(MINE, question=ASKED.question), ASKED), "already"),
@@ -167,6 +179,16 @@ WRONG_ANSWERS = [
     ("07", 2, ([], RUN, SILENCE), "1 missing"),
     ("07", 3, (count(RUN, {}), RUN), "by task"),
     ("07", 3, ({"all": {}}, RUN), "easy, hard"),
+    ("08", 1, ([[1, -2], [-2, 1]], STATES, WORDS), "other's word"),
+    ("08", 1, ([[1, 1], [2, 2]], STATES, WORDS), "names the first sound"),
+    ("08", 1, ([1.0], STATES, WORDS), "four numbers"),
+    ("08", 2, (12, HEARS), "all that the model does not name"),
+    ("08", 2, (1 / 3, HEARS), "share"),
+    ("08", 2, (-10, HEARS), "Subtract"),
+    ("08", 3, (0.5, TRIALS), "points"),
+    ("08", 3, (40, TRIALS), "all test questions"),
+    ("08", 3, (75, TRIALS), "SFT's gain"),
+    ("08", 3, (-50, TRIALS), "Subtract"),
 ]
 
 
@@ -203,7 +225,7 @@ def test_an_unknown_exercise_or_notebook_lists_the_known_ones():
         with pytest.raises(AqaError, match="notebook 03 has no exercise 4; it has 1, 2, 3"):
             use(4)
     with pytest.raises(AqaError, match="choose from 00, 01"):
-        exercises.of("08")
+        exercises.of("09")
 
 
 def test_the_rows_of_this_test_differ_as_they_should():
