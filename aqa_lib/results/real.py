@@ -140,6 +140,7 @@ def plot(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
                 axis.axhline(100 * verdicts([base], task).mean(), color="grey", linewidth=1, linestyle="--")
             axis.set(title=task, xticks=range(len(places)), xticklabels=places, ylim=(0, 100))
         axes[0].set_ylabel("right test answers (percent)")
+        figure.supxlabel("method, and its share of wrong labels; dashed: the base")
         if path:
             figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
     return figure

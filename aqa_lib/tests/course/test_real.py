@@ -182,7 +182,7 @@ def test_a_picture_is_drawn_of_whatever_is_there(tmp_path):
         (["--real", "--dose"], "laboratories of their own"),
         (["--dose", "--bf16"], "go with --real"),
         (["--real", "--report", "--output", "nowhere"], "holds no trial yet"),
-        (["--real", "--facts", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+        (["--real", "--model", scale.SCALES["tiny"].model, "--facts", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
     ],
 )
 def test_commands_that_cannot_be_are_refused_in_one_sentence(words, fault, capsys):
