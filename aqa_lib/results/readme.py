@@ -138,6 +138,7 @@ def blocks() -> dict[str, str]:
         "real": dose.table(real.scores(trials)),
         "real-sounds": dose.table(real.gains(trials, "sound")),
         "real-all": dose.table(real.gains(trials)),
+        "real-ears": dose.table(real.ears(trials)),
         "real-rates": dose.table(real.rates(trials)),
         "real-spent": dose.table(real.spent(trials)),
         "tries": tries(),

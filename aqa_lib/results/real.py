@@ -16,7 +16,7 @@ from .dose import difference, percent, read, table
 from .plotting import METHOD_COLOURS, STYLE, Picture
 from .scoring import Rate
 
-__all__ = ["choose", "gains", "hearing", "markdown", "plot", "rates", "read", "scores", "spent", "verdicts"]
+__all__ = ["choose", "ears", "gains", "hearing", "markdown", "plot", "rates", "read", "scores", "spent", "verdicts"]
 
 NAMES = {"grpo": "GRPO", "sft": "SFT"}
 TASKS = ("sound", "speech", "music", "all")
@@ -150,6 +150,12 @@ def markdown(rows: Sequence[dict]) -> str:
     """Write all tables as Markdown."""
     parts = [table(scores(rows)), "", "All test questions:", "", table(gains(rows)), "", "Sounds alone:", ""]
     return "\n".join([*parts, table(gains(rows, "sound"))]) + "\n"
+
+
+def ears(rows: Sequence[dict]) -> list[dict]:
+    """List what a linear probe, fit on the alignment's clips, names of the test clips from the encoder's states."""
+    heard = (_base(rows) or {}).get("heard", {})
+    return [{"fact": fact, "test clips": row["n"], "the probe names (%)": _rate(row)} for fact, row in heard.items()]
 
 
 def rates(rows: Sequence[dict]) -> list[dict]:
