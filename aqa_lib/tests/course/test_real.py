@@ -179,7 +179,7 @@ def test_a_picture_is_drawn_of_whatever_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--real", "--dose"], "laboratories of their own"),
+        (["--real", "--dose"], "separate experiments"),
         (["--dose", "--bf16"], "go with --real"),
         (["--real", "--report", "--output", "nowhere"], "holds no trial yet"),
         (["--real", "--model", scale.SCALES["tiny"].model, "--facts", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
