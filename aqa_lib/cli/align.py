@@ -14,11 +14,11 @@ class AlignArguments:
     model: str = field(default=None, metadata={"help": "Folder or hub id of the model, such as `assemble` makes."})
     train: str = field(
         default=None,
-        metadata={"help": "Clips with facts: CSV, JSON lines or hub:NAME; its splits align and held_out are taken."},
+        metadata={"help": "Clips with facts: CSV, JSON lines or hub:NAME; its splits align and held_out are used."},
     )
     held_out: str | None = field(default=None, metadata={"help": "Clips with facts that rank the checkpoints."})
     held_out_fraction: float = field(
-        default=0.1, metadata={"help": "Without --held_out and splits: the part of the clips that is held out."}
+        default=0.1, metadata={"help": "Without --held_out and splits: the share of the clips that is held out."}
     )
     audio: str | None = field(default=None, metadata={"help": "Folder of the clips; the file's if not given."})
     columns: str | None = field(

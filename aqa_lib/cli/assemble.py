@@ -11,7 +11,7 @@ DTYPES = ("bfloat16", "float32", "float16")
 def add_arguments(parser: ArgumentParser) -> None:
     small, option = scales.SCALES["small"], parser.add_argument
     option("--out", default=small.base, help="folder for the model and its processor")
-    option("--encoder", default=small.encoder, help="folder or hub id of a Whisper model, whose encoder is taken")
+    option("--encoder", default=small.encoder, help="folder or hub id of a Whisper model, whose encoder is used")
     option(
         "--language_model",
         default=small.language_model,

@@ -42,7 +42,8 @@ def run(args: Namespace) -> None:
     given = (args.audio, args.columns, args.flac, args.workers, args.max_seconds)
     report = prepare(args.questions, args.output, *given, leave_out=leave_out)
     root = "" if args.flac else f" --audio {args.audio or tables.folder(args.questions)}"
-    print(f"{report}\nWritten: {args.output} and {args.output}.report.json. Then: train --train {args.output}{root}")
+    print(f"{report}\nWritten: {args.output} and {args.output}.report.json.")
+    print(f"Next: python -m aqa_lib train --train {args.output}{root}")
 
 
 def _asker(args: Namespace):

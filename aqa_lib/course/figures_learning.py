@@ -267,7 +267,7 @@ def row() -> Drawing:
                 picture.add("rect", "grey-line", x=x, y=y, width=20, height=20, rx=2, opacity=0.35)
     told = (
         "Filled: the token of the row sees that of the column.",
-        "Each answer sees the prompt and itself, never another answer, and counts its positions on from the prompt.",
+        "Each answer sees the prompt and itself, never another answer, and its positions continue the prompt's.",
         f"Prompt {prompt}, {G} answers of {answer}: {ratio:.1f} times fewer tokens.",
     )
     for text, y in zip(told, (176, 248, 356), strict=True):
