@@ -24,7 +24,7 @@ PANELS = {  # of GRPO; SFT has no rewards
     "reward_std": "deviation of the reward\nwithin a group",
     "eval_accuracy": "held-out accuracy",
 }
-SFT_PANELS = {"loss": "loss", "entropy": "entropy of a token (nats)", "eval_accuracy": "held-out accuracy"}
+SFT_PANELS = {"loss": "loss", "entropy": "entropy of a token\n(nats)", "eval_accuracy": "held-out accuracy"}
 SHARE = 0.1  # of the time that drawing may take
 
 
