@@ -37,7 +37,10 @@ def run(output_dir: str | Path = "runs/demo", seed: int = 0, **options) -> str:
     """
     start, output_dir = time.monotonic(), Path(output_dir)
     clear(output_dir)
-    print(scale.get())
+    here = scale.get()
+    print(here)
+    if here.train.parent == scale.TINY and not scale.TINY.exists():
+        print("making the clips and questions of the tiny world: about 15 s, once")
     questions = recipes.questions(seed)
 
     def examine(name: str, path: Path | None = None, controls: tuple[str, ...] = ()) -> scoring.Report:
