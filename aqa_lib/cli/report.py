@@ -24,6 +24,7 @@ def run(args: Namespace) -> None:
     if args.plan:
         from ..course import plan
 
+        options.quiet()
         print(plan.markdown())
         return
     from ..results import report
