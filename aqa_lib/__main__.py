@@ -14,6 +14,8 @@ from .cli import COMMANDS, options
 from .runtime import escape
 from .runtime.errors import AqaError
 
+WITHOUT_DOCSTRINGS = sys.flags.optimize > 1
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code: 2, after one sentence, for a user's mistake."""
@@ -25,9 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{scales.VARIABLE} picks the scale: {', '.join(scales.SCALES)} (tiny if not set).")
         return 0
     name, rest = arguments[0], arguments[1:]
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for handler in logging.root.handlers:
-        handler.setFormatter(escape.Formatter("%(message)s"))
+    for_people()
     try:
         if odd := [word for word in arguments if "\0" in word]:
             raise AqaError(f"{odd[0]!r} holds a NUL character, which no name of a file may; remove it.")
@@ -45,12 +45,29 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(escape.terminal(f"error: {where}{getattr(error, 'strerror', None) or error}"), file=sys.stderr)
         return 2
+    except ValueError:
+        if not WITHOUT_DOCSTRINGS:
+            raise
+        print(
+            "error: transformers does not work without docstrings: unset PYTHONOPTIMIZE, or drop -OO.", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt as stopped:
         resumes = name in ("train", "sft", "align")
         again = "with --resume continues from the last checkpoint" if resumes else "resumes here"
         print(escape.terminal(str(stopped) or f"stopped; the same command {again}."), file=sys.stderr)
         return 130
     return 0
+
+
+def for_people() -> None:
+    """Make what is printed and logged fit for a terminal, whatever its locale can write."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # where a locale has no letter of a name
+    for handler in logging.root.handlers:
+        handler.setFormatter(escape.Formatter("%(message)s"))
 
 
 def join_processes() -> None:

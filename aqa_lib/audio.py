@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
 from .reading import streams
+from .runtime import files
 from .runtime.errors import AqaError
 
 SAMPLE_RATE = 16_000  # samples per second, Whisper's and Qwen2-Audio's
@@ -179,7 +180,7 @@ def _join(parts: list[bytes], name: str, start: float, stop: float, fault: Audio
 def _read(source: str | Path | bytes, name: str, start: float, stop: float) -> tuple[np.ndarray, int, float, int]:
     """Read `start` to `stop` seconds of a file's first stream as libsndfile sees it; like `_decode`, without notes."""
     try:
-        with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(_Bytes(source) if isinstance(source, bytes) else files.c_name(source)) as file:
             rate, total = file.samplerate, file.frames / file.samplerate
             if not 1_000 <= rate <= 768_000:
                 raise AudioError(f"{name}: its header claims {rate} Hz; the file is damaged: replace it.")
@@ -212,7 +213,7 @@ def length(source: str | Path | bytes) -> float:
     """
     known = 0.0
     with contextlib.suppress(soundfile.SoundFileError, OSError, MemoryError, TypeError):  # TypeError: headerless .raw
-        info = soundfile.info(_Bytes(source) if isinstance(source, bytes) else str(source))
+        info = soundfile.info(_Bytes(source) if isinstance(source, bytes) else files.c_name(source))
         known = info.duration if info.frames < UNKNOWN else 0.0
     with contextlib.suppress(soundfile.SoundFileError, OSError, MemoryError):
         data = _mapped(source)

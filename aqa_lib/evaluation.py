@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -351,7 +352,9 @@ def choice_probabilities(
     taught = inputs.Rollouts(prompts.to(device), ids.to(device), mask[None].to(device), mask.any(1)[None].to(device))
     logps, _ = completion_logps(model, taught)
     model.train(training)
-    return dict(zip(choices, logps[0].sum(-1).double().softmax(-1).tolist(), strict=True))
+    scores = logps[0].sum(-1).cpu().numpy().astype(np.float64)  # there, as Apple's GPUs have no float64
+    odds = np.exp(scores - scores.max())
+    return dict(zip(choices, (odds / odds.sum()).tolist(), strict=True))
 
 
 def weights_sha256(model: nn.Module) -> str:

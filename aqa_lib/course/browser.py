@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import ipywidgets as widgets
-
 from .. import audio, predictions
 from ..dataset import Question
 from ..evaluation import choice_probabilities
 from ..predictions import group
 from ..results.causes import CAUSES, UNTAGGED, read_tags, tag
 from ..runtime.errors import AqaError
+from . import widgets
 from .inspection import KINDS, ORDERS, PAIRS, TOLD, alert, card, pairs, select
 
 RIGHT, NOT_RIGHT = ("right",), ("wrong", "unreadable", "all")
@@ -25,14 +24,14 @@ KEPT = 8  # earlier cards whose cause and note still listen
 WHOLE = {"description_width": "initial"}  # descriptions are not cut
 
 
-def choose(description: str, options: Sequence, width: str = "auto") -> widgets.Dropdown:
+def choose(description: str, options: Sequence, width: str = "auto") -> "widgets.Dropdown":
     """Make a dropdown with its whole description; options: values, or (text, value) pairs."""
     return widgets.Dropdown(
         options=options, description=description, style=WHOLE, layout=widgets.Layout(width=width, flex="1 1 auto")
     )
 
 
-def with_page(view: widgets.Widget, page: str, options: Mapping) -> dict:
+def with_page(view: "widgets.Widget", page: str, options: Mapping) -> dict:
     """Show a view where there is a kernel; beside it, its page as HTML, for those who read what was run elsewhere."""
     words = "<p><em>(run this cell for the controls)</em></p>"
     return {**view._repr_mimebundle_(**options), "text/html": words + page, "text/plain": "a page with controls"}

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import ipywidgets as widgets
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from ..dataset import Question
 from ..logps import completion_logps
 from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
-from . import show
+from . import show, widgets
 from .inspection import TOLD, alert
 
 LIKELIER, LESS = "0, 114, 178", "213, 94, 0"  # blue and orange, as elsewhere

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import ipywidgets as widgets
 import matplotlib
 import numpy as np
 import soundfile
@@ -24,7 +23,7 @@ from ..results.plotting import COLOURS, METHOD_COLOURS
 from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
 from ..tiny import sounds, synth
-from . import microphone, show
+from . import microphone, show, widgets
 from .browser import WHOLE, choose, with_page
 from .inspection import LEFT, TOLD, alert, data_url
 

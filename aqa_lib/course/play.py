@@ -6,7 +6,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import ipywidgets as widgets
 import numpy as np
 
 from .. import audio
@@ -15,7 +14,7 @@ from ..results import stats
 from ..results.causes import kind
 from ..runtime.errors import AqaError
 from ..runtime.escape import NO_MATH, html
-from . import show
+from . import show, widgets
 from .browser import with_page
 from .inspection import LEFT, TOLD, alert
 
@@ -186,7 +185,7 @@ class Game:
         """Which game, which clip, and whether it is answered: what a button was made for."""
         return id(self.match), self.match.at, self.match.answered
 
-    def _button(self, words: str, act: Callable, made_for: tuple) -> widgets.Button:
+    def _button(self, words: str, act: Callable, made_for: tuple) -> "widgets.Button":
         button = widgets.Button(description=words, layout=widgets.Layout(width="auto"))
         button.on_click(lambda button: self.act(act, made_for))
         return button

@@ -24,6 +24,10 @@ PACKAGES = (  # that a result may depend on
 )
 
 
+# Of another user's checkout, too, whose code is running in any case; but nothing that its settings name is run.
+GIT = ("git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false")
+
+
 class FileError(AqaError):
     """A file that cannot be written; the message names the file, the reason and the remedy."""
 
@@ -31,7 +35,7 @@ class FileError(AqaError):
 def write_whole(path: str | Path, text: str) -> None:
     """Write a file atomically: a kill leaves the old one or the new one, never half of it."""
     half = Path(f"{path}.part")
-    with open(half, "w", encoding="utf-8", newline="\n") as file:
+    with open(half, "w", encoding="utf-8", newline="\n", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -57,6 +61,11 @@ def append(file, row: dict) -> None:
 def as_line(row: dict) -> str:
     """Format a row as a line of JSON; half of a surrogate pair, which UTF-8 cannot hold, becomes an escape."""
     return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def c_name(path: str | Path) -> str | bytes:
+    """Return a file's name as a C library takes it: in bytes, which no locale can fail to encode."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def sha256(path: str | Path) -> str:
@@ -103,7 +112,7 @@ def environment() -> dict:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", here.parent, *words], capture_output=True, text=True, timeout=30)
+            done = subprocess.run([*GIT, "-C", here.parent, *words], capture_output=True, text=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

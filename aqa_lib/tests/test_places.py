@@ -1,6 +1,7 @@
 """Where things are written: never among installed packages, not on a disk that is read only, and never half."""
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -12,6 +13,11 @@ import pytest
 import soundfile
 
 from aqa_lib import scale
+from aqa_lib.__main__ import main
+from aqa_lib.architectures import foreign
+from aqa_lib.course import browser
+from aqa_lib.runtime import files
+from aqa_lib.runtime.errors import AqaError
 from aqa_lib.runtime.files import FileError
 from aqa_lib.tiny import synth
 
@@ -101,3 +107,75 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert [path.name for path in disk.iterdir()] == [".tiny.lock"]
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+UMLAUTS = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # nothing but ASCII
+
+
+def test_an_ascii_locale_reads_and_writes_paths_of_umlauts(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from aqa_lib import audio, dataset, prepare
+from aqa_lib.__main__ import main
+from aqa_lib.tiny import synth
+folder = Path(sys.argv[1])
+synth.write(folder, train=2, validation=1, test=1)
+report = prepare.prepare(folder / "train.jsonl", folder / sys.argv[2], flac=True, progress=False)
+clip = dataset.read(folder / sys.argv[2])[0].audio
+print(audio.load(clip).seconds > 0, audio.length(clip) > 0)
+print(main(["score", str(folder / "nothing")]))
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "Ger\xe4usche"), "clean.jsonl"]
+    environment = os.environ | UMLAUTS | {"PYTHONPATH": str(ROOT)}
+    made = subprocess.run(words, env=environment, capture_output=True, timeout=120)
+    assert made.stdout.split() == [b"True", b"True", b"2"], made.stderr
+    assert b"Traceback" not in made.stderr and b"Ger" in made.stderr
+
+
+def test_what_a_locale_cannot_write_is_printed_as_an_escape(capsys, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(foreign, "refuse_missing", lambda name: None)
+    assert main(["evaluate", "--questions", "V\xf6gel.json", "--model", "no"]) == 2
+    print("V\xf6gel", file=stream)
+    assert stream.buffer.getvalue().endswith(b"V\\xf6gel\n")
+
+
+def test_without_docstrings_transformers_is_named(tmp_path, monkeypatch, capsys):
+    """Its modules raise a ValueError on import; what needs none of them works."""
+
+    def fails(args):
+        raise ValueError("No `Args` or `Parameters` section is found in the docstring of `BaseModelOutput`.")
+
+    monkeypatch.setattr("aqa_lib.cli.plan.run", fails)
+    with pytest.raises(ValueError, match="No `Args`"):
+        main(["plan"])
+    monkeypatch.setattr("aqa_lib.__main__.WITHOUT_DOCSTRINGS", True)
+    assert main(["plan"]) == 2
+    assert "error: transformers does not work without docstrings: unset PYTHONOPTIMIZE" in capsys.readouterr().err
+    environment = os.environ | {"PYTHONOPTIMIZE": "2", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = [sys.executable, "-m", "aqa_lib", "score", "nowhere.jsonl"]
+    made = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert made.returncode == 2 and "nowhere.jsonl cannot be read" in made.stderr
+
+
+def test_the_commit_of_another_users_checkout_is_recorded(monkeypatch):
+    """Git refuses to say anything about a folder that belongs to another user ("dubious ownership")."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    if not commit:
+        pytest.skip("this is no checkout")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    if subprocess.run(git, capture_output=True).returncode == 0:
+        pytest.skip("this git, or its settings, trusts every folder")
+    made = files.environment.__wrapped__()
+    assert made["commit"] == commit and made["dirty"] in (True, False)
+
+
+def test_what_only_computes_needs_no_ipywidgets(monkeypatch):
+    for path in (ROOT / "aqa_lib" / "course").glob("*.py"):
+        assert path.name == "widgets.py" or "import ipywidgets" not in path.read_text("utf-8"), path
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with pytest.raises(AqaError, match="what can be clicked needs ipywidgets: pip install ipywidgets"):
+        browser.choose("order", ["a", "b"])

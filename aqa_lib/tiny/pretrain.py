@@ -298,7 +298,7 @@ def measure(model, processor, count: int = 600) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--hear-steps", type=int, default=HEAR_STEPS, help="steps of naming facts, 48 clips each")
     parser.add_argument("--talk-steps", type=int, default=TALK_STEPS, help="steps of dialogues, 12 clips each")

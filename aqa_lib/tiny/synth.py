@@ -277,7 +277,7 @@ def _write(draft: Path, train: int, validation: int, test: int, seed: int, relat
 def _avqa_row(folder: Path, split: str, index: int, seed: int, relations: Mapping[str, float]) -> dict:
     wave, question = example(split, index, seed, "video", relations)
     name = f"{split}_{seed}_{index:06d}"
-    soundfile.write(folder / "audio" / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(files.c_name(folder / "audio" / f"{name}.flac"), wave, SAMPLE_RATE, subtype="PCM_16")
     return {
         "id": index, "video_name": name, "video_id": index, "question_text": question.question,
         "multi_choice": list(question.choices), "answer": question.choices.index(question.answer),
@@ -290,7 +290,7 @@ def _avqa_row(folder: Path, split: str, index: int, seed: int, relations: Mappin
 def _mmau_row(folder: Path, index: int, seed: int) -> dict:
     wave, question = example("test", index, seed)
     path = f"./test-mini-audios/{question.id}.wav"
-    soundfile.write(folder / path, wave, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(files.c_name(folder / path), wave, SAMPLE_RATE, subtype="PCM_16")
     return {
         "id": question.id, "audio_id": path, "question": question.question, "choices": list(question.choices),
         "answer": question.answer, "dataset": "aqa_lib.tiny.synth", "task": question.task, "split": "test-mini",

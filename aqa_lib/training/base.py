@@ -21,6 +21,7 @@ from ..large import fsdp, masters
 from ..model import context, parts
 from ..rollout import RolloutEngine
 from ..runtime import checkpoints, distributed, faults, files
+from ..runtime.errors import AqaError, reason
 from . import proof, record, restoring
 from .callbacks import MetricsFile, OneLine, RunningMeans, StopAfterStep
 from .checks import check_run
@@ -246,6 +247,14 @@ class QuestionTrainer(HookedTrainer):
             self.optimizer.register_step_pre_hook(self._check_gradients)
             self.optimizer.register_state_dict_post_hook(fsdp.full_states)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Make the learning rate's schedule; raises AqaError for lr_scheduler_kwargs that it does not take."""
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except (TypeError, ValueError) as error:
+            kind, given = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
+            raise AqaError(f"lr_scheduler_kwargs {given!r} do not suit {kind}: {reason(error)}.") from error
 
     def check_loss(self, loss: Tensor, rows: list[dict]) -> None:
         """Keep a batch's loss for the log; stop the run if it is not finite. rows: the batch, in readable form."""
