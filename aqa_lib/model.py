@@ -26,6 +26,7 @@ from .architectures.foreign import (
     SAFE,
     ModelError,
     adapters_base,
+    in_time,
     refuse_broken,
     refuse_code,
     refuse_missing,
@@ -41,6 +42,7 @@ from .runtime.escape import show
 PARTS = ("audio_tower", "projector", "language_model")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+PATIENCE = 60.0  # seconds that rendering and encoding one short question may take
 TIES_THE_HEAD = ("5.10.0", "5.10.1", "5.10.2", "5.10.3")  # transformers releases that tie Qwen2-Audio's head
 
 logger = logging.get_logger(__name__)
@@ -265,7 +267,8 @@ def hearing(model: nn.Module, processor) -> float:
     """Measure how far a second of noise moves the next token's logits from those for silence; 0 means deaf."""
     noise = np.random.default_rng(0).standard_normal(audio.SAMPLE_RATE).astype(np.float32) / 10
     text = prompt.messages(Question("check", None, "What is the sound?", ("a", "b"), "a"), style=2)
-    examples = [encode(processor, text, Clip(wave)) for wave in (noise, 0 * noise)]
+    with in_time(PATIENCE, "chat template or processor"):
+        examples = [encode(processor, text, Clip(wave)) for wave in (noise, 0 * noise)]
     prompts = collate(processor, examples).to(model.device)
     hidden = backbone(model, embed(model, prompts), prompts.attention_mask, positions(prompts.attention_mask))
     logits = parts(model).head(hidden[:, -1]).float()

@@ -4,7 +4,10 @@
 """
 
 import json
+import math
 import re
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +27,8 @@ KERNELS = ("attn_implementation", "experts_implementation", "use_kernels", "kern
 HUB_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?(?<![.-])", re.ASCII)
 JSON = "config generation_config processor_config preprocessor_config tokenizer_config tokenizer special_tokens_map"
 JSON = (*JSON.split(), *"added_tokens chat_template adapter_config model.safetensors.index".split())
+# Sizes of a processor, far beyond any model's, for which it would compute its filters for minutes.
+LARGEST = {"feature_size": 1024, "n_fft": 2**16, "sampling_rate": 768_000, "chunk_length": 3_600}
 SAFE = {"trust_remote_code": False}  # explicit: left open, transformers asks whether to run a model's own code
 
 
@@ -82,6 +87,37 @@ def refuse_broken(name: str) -> None:
             raise ModelError(f"{file}: cannot be read ({reason(error)}); download or save the model again.") from error
         if not isinstance(found, dict):
             raise ModelError(f"{file}: holds {show(found)}, not an object; download or save the model again.")
+        for key, value in _numbers(found):
+            if value > LARGEST.get(key, math.inf):
+                raise ModelError(f"{file}: {key} {value:g} is more than {LARGEST[key]}; download the model again.")
+
+
+def _numbers(found: dict) -> Iterator[tuple[str, float]]:
+    """Yield the numbers in an object and in those inside it, each with its key."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, value
+
+
+@contextmanager
+def in_time(seconds: float, what: str) -> Iterator[None]:
+    """Raise AqaError when what a foreign model brings takes too long; only the main thread, on POSIX, can be told."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(number, frame):
+        raise AqaError(f"its {what} took more than {seconds:g} s, as an endless one does; use another model's.")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def refuse_code(base: str) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from aqa_lib import scale
+from aqa_lib import evaluation, scale
 from aqa_lib.__main__ import main
 from aqa_lib.architectures import foreign
 from aqa_lib.course import browser
@@ -179,3 +181,27 @@ def test_what_only_computes_needs_no_ipywidgets(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(AqaError, match="what can be clicked needs ipywidgets: pip install ipywidgets"):
         browser.choose("order", ["a", "b"])
+
+
+class Float64(TorchDispatchMode):
+    """Note every operation that makes a tensor of float64, which Apple's GPUs do not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+            self.found.append(str(function))
+        return made
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_nothing_is_computed_in_float64(train, model, processor, questions, beta):
+    with Float64() as used:
+        train(max_steps=1, beta=beta)
+        evaluation.predict(model, processor, questions, max_completion_length=2, progress=False)
+        odds = evaluation.choice_probabilities(model, processor, questions[0])
+    assert sum(odds.values()) == pytest.approx(1, abs=1e-12)
+    assert not used.found

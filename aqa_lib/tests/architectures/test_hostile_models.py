@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aqa_lib import evaluation, model, scale
+from aqa_lib import evaluation, model, prompt, scale
 from aqa_lib.architectures.foreign import ModelError, refuse_missing
 from aqa_lib.large import planner
 
@@ -132,3 +132,36 @@ def test_a_dtype_that_does_not_exist():
     for read in (lambda: model.load(BASE, "x"), lambda: planner.skeleton(str(BASE), model.PARTS, dtype="x")):
         with pytest.raises(ModelError, match="dtype 'x' is unknown; choose from auto, float32, bfloat16, float16"):
             read()
+
+
+@pytest.mark.parametrize("key", ["feature_size", "n_fft", "sampling_rate", "chunk_length"])
+def test_sizes_that_take_minutes_are_refused_before_anything_is_built(folder, questions, monkeypatch, key):
+    found = json.loads((folder / "processor_config.json").read_text())
+    found["feature_extractor"][key] = 10**6
+    (folder / "processor_config.json").write_text(json.dumps(found))
+    monkeypatch.setattr(model.AutoConfig, "from_pretrained", lambda *args, **options: pytest.fail("it was built"))
+    assert f"processor_config.json: {key} 1e+06 is more than" in refused(folder, questions)
+
+
+def test_a_chat_template_without_end_is_stopped(folder, questions, monkeypatch):
+    loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}" + (
+        "{% endfor %}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(loops)
+    monkeypatch.setattr(model, "PATIENCE", 0.5)
+    said = refused(folder, questions)
+    assert "its chat template or processor took more than 0.5 s, as an endless one does" in said
+
+
+def test_an_adapter_that_peft_saved_alone_has_the_processor_of_its_base(tmp_path, questions):
+    """Without one of its own; with one, that is the one."""
+    policy, processor = model.load(BASE, lora={"r": 2})
+    policy.save_pretrained(tmp_path)
+    assert not [name for name in model.PROCESSOR_FILES if (tmp_path / name).is_file()]
+    _, read = model.load(tmp_path)
+    text = prompt.messages(questions[0], 2)
+    assert read.apply_chat_template(text) == processor.apply_chat_template(text)
+    assert read.tokenizer.padding_side == "left" and len(read.tokenizer) == len(processor.tokenizer)
+    processor.tokenizer.add_tokens(["<own>"])
+    processor.save_pretrained(tmp_path)
+    assert "<own>" in model.load(tmp_path)[1].tokenizer.get_vocab() and "<own>" not in read.tokenizer.get_vocab()

@@ -196,6 +196,11 @@ def test_a_program_to_report_to_that_is_not_installed_is_named(make, asked):
         make(report_to=asked)
 
 
+def test_arguments_that_no_schedule_takes_are_named(train):
+    with pytest.raises(AqaError, match=r"lr_scheduler_kwargs .* do not suit .*unexpected keyword argument"):
+        train(max_steps=1, lr_scheduler_kwargs={"a": 1})
+
+
 HOSTILE = ["", "nan", "-1", "0", "1e999", "x", "[]", "{}", "None", "none", "true", "../..", "1" * 400, "9" * 19]
 HOSTILE += ["\ud800", "\N{DOG}", "-", "1.5", '{"a": 1}', "a\0b", "\x1b[2J", "a b", "'", "%s", "{0}"]
 
