@@ -151,6 +151,7 @@ def baselines(policy, processor, asked: recipes.Questions, material: Material) -
     """Measure what else the base can do: answer silence, be right in one of eight tries, hear with a probe's ears.
 
     `heard`: a linear probe, fit on the encoder's states of the clips of the alignment, names facts of test clips.
+    `unsaid`: training labels, with seed 0, that the base says in none of a group's replies.
     """
     silent = by_task(ask(policy, processor, asked.test, "silent"))
     tries = lab.tries(policy, processor, asked.test, 0, STYLE)
@@ -161,7 +162,25 @@ def baselines(policy, processor, asked: recipes.Questions, material: Material) -
     for fact in facts.values(material.clips):
         named = align.probed(cache, processor, material.split(*facts.TRAIN), material.split(facts.TEST), fact)
         heard |= {fact: Rate(sum(named.values()), len(named)).to_dict()} if named else {}
-    return {"silence": silent, f"any_of_{lab.GROUP}": by_task(rows), "heard": heard}
+    return {
+        "silence": silent,
+        f"any_of_{lab.GROUP}": by_task(rows),
+        "heard": heard,
+        "unsaid": unsaid(policy, processor, material),
+    }
+
+
+def unsaid(policy, processor, material: Material) -> dict[str, dict]:
+    """Count the training questions, with right and with wrong labels, whose label is in none of a group's replies.
+
+    Such a group has no deviation, so its label teaches GRPO nothing: what protects it from wrong ones (notebook 04).
+    """
+    asked = material.questions(Trial("grpo", WRONG, 0.0, 0, 0)).train
+    groups = lab.tries(policy, processor, asked, 0, STYLE)
+    never: dict[str, list[bool]] = {"right": [], "wrong": []}
+    for question, replies in zip(asked, groups, strict=True):
+        never["wrong" if "right" in question.meta else "right"].append(not lab._right(question, replies))
+    return {label: Rate(sum(some), len(some)).to_dict() for label, some in never.items()}
 
 
 def ask(policy, processor, asked: Sequence[Question], audio: str = "heard") -> list[dict]:

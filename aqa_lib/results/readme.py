@@ -139,6 +139,7 @@ def blocks() -> dict[str, str]:
         "real-sounds": dose.table(real.gains(trials, "sound")),
         "real-all": dose.table(real.gains(trials)),
         "real-ears": dose.table(real.ears(trials)),
+        "real-unsaid": dose.table(real.unsaid(trials)),
         "real-rates": dose.table(real.rates(trials)),
         "real-spent": dose.table(real.spent(trials)),
         "tries": tries(),

@@ -16,7 +16,20 @@ from .dose import difference, percent, read, table
 from .plotting import METHOD_COLOURS, STYLE, Picture
 from .scoring import Rate
 
-__all__ = ["choose", "ears", "gains", "hearing", "markdown", "plot", "rates", "read", "scores", "spent", "verdicts"]
+__all__ = [
+    "choose",
+    "ears",
+    "gains",
+    "hearing",
+    "markdown",
+    "plot",
+    "rates",
+    "read",
+    "scores",
+    "spent",
+    "unsaid",
+    "verdicts",
+]
 
 NAMES = {"grpo": "GRPO", "sft": "SFT"}
 TASKS = ("sound", "speech", "music", "all")
@@ -156,6 +169,13 @@ def ears(rows: Sequence[dict]) -> list[dict]:
     """List what a linear probe, fit on the alignment's clips, names of the test clips from the encoder's states."""
     heard = (_base(rows) or {}).get("heard", {})
     return [{"fact": fact, "test clips": row["n"], "the probe names (%)": _rate(row)} for fact, row in heard.items()]
+
+
+def unsaid(rows: Sequence[dict]) -> list[dict]:
+    """List how many right and wrong training labels the base says in none of eight tries: those teach GRPO nothing."""
+    counts = (_base(rows) or {}).get("unsaid", {})
+    never = "never said in 8 tries (%)"
+    return [{"training label": label, "questions": row["n"], never: _rate(row)} for label, row in counts.items()]
 
 
 def rates(rows: Sequence[dict]) -> list[dict]:

@@ -109,6 +109,8 @@ def test_the_bases_row_counts_every_question_under_every_control(material, tmp_p
     for counts in (made["tasks"], made["silence"], made["any_of_8"]):
         assert {task: count["n"] for task, count in counts.items()} == {"sound": 3, "music": 1, "all": 4}
     assert made["heard"]["pitch"]["n"] == 4 and made["heard"]["pitch"]["right"] > 2
+    assert {label: count["n"] for label, count in made["unsaid"].items()} == {"right": 7, "wrong": 3}
+    assert results.unsaid([made])[1]["questions"] == 3 and results.ears([made])[0]["test clips"] == 4
     assert made["held_out"]["n"] == 4 and made["english"] > 0
     assert json.loads(json.dumps(made)) == made
 
