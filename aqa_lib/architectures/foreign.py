@@ -112,12 +112,13 @@ def in_time(seconds: float, what: str) -> Iterator[None]:
         raise AqaError(f"its {what} took more than {seconds:g} s, as an endless one does; use another model's.")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    other = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *other)  # somebody else's, or none
 
 
 def refuse_code(base: str) -> None:
