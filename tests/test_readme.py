@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from aqa_lib import scale
-from aqa_lib.results import dose, readme
+from aqa_lib.results import dose, readme, real
 
 TEXT = (scale.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -41,6 +41,16 @@ def test_what_it_says_of_wrong_labels_holds():
     assert falls == sorted(falls) and falls[0] > 0
     ties = {row["method"] for row in dose.repaired(rows) if row["against GRPO"] == "ties"}
     assert {"SFT, medium questions", "RAFT", "DFT"} <= ties
+
+
+def test_on_real_recordings_rewards_lose_to_answers():
+    trials = real.groups(real.read(readme.RESULTS / "real.jsonl"))
+    for wrong in (0.0, 0.3):
+        grpo, sft = ({row["seed"]: row for row in trials[method, wrong]} for method in ("grpo", "sft"))
+        both = sorted(grpo.keys() & sft.keys())
+        ours, theirs = (real.verdicts([some[seed] for seed in both], "sound") for some in (grpo, sft))
+        _, _, high = dose.difference(ours, theirs)
+        assert high < 0, wrong
 
 
 def test_the_demonstration_gains_thirty_points_in_every_seed():

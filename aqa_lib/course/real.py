@@ -132,7 +132,7 @@ def measures(policy, processor, asked: recipes.Questions) -> dict:
     """Ask the test and the held-out questions, greedily, and read English.
 
     `last`: a character a test question, "1" where the answer is right, and `asked` its task; `tasks` and `held_out` are
-    counts with 95 % intervals; `outside`: replies that are none of the choices; `english`: nats a token of `ENGLISH`.
+    counts with 95 % intervals; `outside`: replies that are none of the choices; `english`: nats per token of `ENGLISH`.
     """
     policy.eval()
     rows, held_out = (ask(policy, processor, some) for some in (asked.test, asked.held_out))
@@ -200,7 +200,7 @@ def by_task(rows: Sequence[dict]) -> dict[str, dict]:
 
 @torch.no_grad()
 def english(policy, processor, sentences: Sequence[str] = ENGLISH) -> float:
-    """Measure how surprised a model is by sentences alone, in nats a token after each sentence's first."""
+    """Measure how surprised a model is by sentences alone, in nats per token after each sentence's first."""
     total, count = 0.0, 0
     for sentence in sentences:
         ids = processor.tokenizer(sentence, return_tensors="pt").input_ids.to(policy.device)

@@ -107,12 +107,14 @@ def real_line(trials: list[dict]) -> str:
     """Write what rewards and answers gained on real sounds as one sentence: `real.jsonl`."""
     kinds = {(row["method"], row["wrong labels"]): row for row in real.gains(trials, "sound")}
     told = [
-        f"{method} {row['minus base']} with {'no' if wrong == '0 %' else wrong} wrong labels"
+        f"{method} {row['minus base']} with {'right' if wrong == '0 %' else wrong + ' wrong'} labels"
         for (method, wrong), row in kinds.items()
     ]
+    against = " and ".join(row["minus SFT"] for row in kinds.values() if row["minus SFT"])
     return (
         "**On real recordings**, with two small pretrained parts that were joined and aligned on one CPU core "
-        f"([how](docs/real_recordings.md)), points gained on sounds [95 %]: {', '.join(told)}."
+        f"([how](docs/real_recordings.md)), points gained on sounds [95 %]: {', '.join(told)}; "
+        f"GRPO minus SFT: {against}."
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .comparison import interval
 from .dose import difference, percent, read, table
-from .plotting import METHOD_COLOURS, STYLE, Picture
+from .plotting import METHOD_COLOURS, PAGE, STYLE, Picture
 from .scoring import Rate
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 
 NAMES = {"grpo": "GRPO", "sft": "SFT"}
 TASKS = ("sound", "speech", "music", "all")
-OUTSIDE, ENGLISH = "none of the choices", "English (nats a token)"
+OUTSIDE, ENGLISH = "none of the choices", "English (nats per token)"
 WITHOUT = {"silence": "base, silence instead of sound", "any_of_8": "base, right in one of 8 tries"}
 
 
@@ -137,10 +137,13 @@ def plot(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
     """Plot the right answers by task: the base's as a line, each method's means with 95 % intervals, seeds as dots."""
     base, all_groups = _base(rows), groups(rows)
     with rc_context(STYLE | {"svg.hashsalt": "aqa_lib"}):
-        figure = Picture(figsize=(9, 3.2), layout="constrained")
         tasks = [task for task in TASKS if any(task in row["tasks"] for row in rows)]
-        axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-        for axis, task in zip(axes, tasks, strict=True):
+        deep = -(-len(tasks) // 2)
+        figure = Picture(figsize=(PAGE, 2.4 * deep + 0.4), layout="constrained")
+        axes = figure.subplots(deep, 2, sharey=True, squeeze=False)
+        for axis in axes.flat[len(tasks) :]:
+            axis.set_visible(False)
+        for axis, task in zip(axes.flat, tasks, strict=False):
             places = [f"{NAMES[method]}\n{100 * wrong:g} %" for method, wrong in all_groups]
             for place, ((method, _), some) in enumerate(all_groups.items()):
                 right = verdicts(some, task)
@@ -152,7 +155,7 @@ def plot(rows: Sequence[dict], path: str | Path | None = None) -> Figure:
             if base:
                 axis.axhline(100 * verdicts([base], task).mean(), color="grey", linewidth=1, linestyle="--")
             axis.set(title=task, xticks=range(len(places)), xticklabels=places, ylim=(0, 100))
-        axes[0].set_ylabel("right test answers (percent)")
+        figure.supylabel("right test answers (percent)")
         figure.supxlabel("method, and its share of wrong labels; dashed: the base")
         if path:
             figure.savefig(path, metadata={"Date": None} if Path(path).suffix == ".svg" else None)
