@@ -193,13 +193,13 @@ def rates(rows: Sequence[dict]) -> list[dict]:
 
 
 def spent(rows: Sequence[dict]) -> list[dict]:
-    """List what the trials took: seconds a step and a trial, and memory; means over trials."""
+    """List what the trials took: mean seconds a step and a trial, and the most memory."""
     found = []
     for method, name in NAMES.items():
         some = [row for row in rows if row["method"] == method]
         if some:
-            keys = ("step_seconds", "seconds", "gigabytes")
-            step, whole, most = (np.mean([row[key] or 0 for row in some]) for key in keys)
+            step, whole = (np.mean([row[key] or 0 for row in some]) for key in ("step_seconds", "seconds"))
+            most = max(row["gigabytes"] for row in some)
             cells = {"seconds a step": f"{step:.1f}", "minutes a trial, with its tests": f"{whole / 60:.1f}"}
             found.append({"method": name, "trials": len(some)} | cells | {"GB": f"{most:.1f}"})
     return found
