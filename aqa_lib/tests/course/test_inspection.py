@@ -11,7 +11,7 @@ from aqa_lib.tests.helpers import asked
 
 HOSTILE = "\"'><img src=x onerror=alert(1)><script>alert(2)</script></pre></article>&lt;b&gt; \x00\ud800 $\\sqrt{2}$"
 ALLOWED = {"article", "p", "small", "bdi", "br", "strong", "em", "figure", "figcaption", "audio", "img", "meter", "div"}
-ALLOWED |= {"table", "thead", "tbody", "tr", "th", "td", "pre"}
+ALLOWED |= {"span", "table", "thead", "tbody", "tr", "th", "td", "pre"}
 
 
 class Page(HTMLParser):
