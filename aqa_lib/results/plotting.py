@@ -195,8 +195,8 @@ def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]
         figure = Picture(figsize=(min(max(5, 3.8 * len(panels)), PAGE), 3), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axis, (title, named) in zip(axes, panels.items(), strict=True):
-            for (name, values), style in zip(named.items(), cycle(("-", "--", "-.", ":"))):
-                axis.plot(x, values, style, label=label_of(name))
+            for place, ((name, values), style) in enumerate(zip(named.items(), cycle(("-", "--", "-.", ":")))):
+                axis.plot(x, values, style, color=colour_of(name, place), label=label_of(name))
             axis.set(title=label_of(title), xlabel=xlabel)
         axes[0].set_ylabel(ylabel)
         axes[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
