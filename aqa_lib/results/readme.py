@@ -35,7 +35,9 @@ def demo() -> str:
     n = rows[0][1]["average"]["n"]
     return "\n".join(lines) + (
         f"\n\nPercent of {n} test questions, greedy, prompt 2 [95 %]; gains of "
-        f"{', '.join(f'{gain:+.1f}' for gain in gains)} points in seeds {seeds}, in at most {minutes:.1f} minutes."
+        f"{', '.join(f'{gain:+.1f}' for gain in gains)} points in seeds {seeds}, in at most {minutes:.1f} minutes. "
+        "Another processor rounds differently, so the same seed is another run there: expect numbers within the "
+        "intervals, not these digits."
     )
 
 
