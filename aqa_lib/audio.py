@@ -106,7 +106,7 @@ def load(
 
 
 def _seconds(value: object, default: float) -> float:
-    """Read seconds; NaN, which no comparison allows, for what is no number of them."""
+    """Read seconds; NaN, for which every comparison is false, if the value is not a number."""
     try:
         return default if value is None else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

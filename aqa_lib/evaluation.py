@@ -62,11 +62,10 @@ def predict(  # noqa: PLR0913 (TRL's and transformers' options by name)
     style: prompt 1, 2 or 3. decoding: "greedy"; with `seed`, "sample" as GRPO does (temperature 1), or
     "generation_config" with the checkpoint's own values. audio: "heard", or the controls "silent" and "none" (text
     only). shuffle_choices: a seed that reorders every question's choices. wording: of the instruction, 0 the paper's
-    (`prompt.REWORDED`). data: the file that the questions came from,
-    for the record. labels: what else the record should say, such as `method` and `train_seed`. on_error: with "skip", a
-    question whose clip cannot be used gets no prediction, which counts as wrong. engine: what samples the answers; ours
-    if not given. An existing `path` is resumed. Processes started by torchrun each answer some of the batches, and all
-    of them return all rows.
+    (`prompt.REWORDED`). data: the file that the questions came from, for the record. labels: what else the record
+    should say, such as `method` and `train_seed`. on_error: with "skip", a question whose clip cannot be used gets no
+    prediction, which counts as wrong. engine: what samples the answers; ours if not given. An existing `path` is
+    resumed. Processes started by torchrun each answer some of the batches, and all of them return all rows.
 
     Fields of a row:
     - `index, id, task, question, choices, answer`, and MMAU's further keys: the question's;

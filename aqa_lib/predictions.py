@@ -316,7 +316,7 @@ def _reply_for(benchmark: benchmarks.Benchmark | None, row: Mapping | None) -> s
         return ""
     said = row["prediction"]
     if benchmark in (benchmarks.MMSU, benchmarks.ADQA):
-        found = [i for i, choice in enumerate(row["choices"]) if prompt.matches(said, choice, row["choices"])]
-        if found:
-            return chr(65 + found[0]) if benchmark is benchmarks.MMSU else row["choices"][found[0]]
+        place = prompt.choice_of(said, row["choices"])
+        if place is not None:
+            return chr(65 + place) if benchmark is benchmarks.MMSU else row["choices"][place]
     return said

@@ -9,6 +9,7 @@ paper's, which takes the first tag it finds and compares letter by letter, so th
 """
 
 import unicodedata
+from collections.abc import Sequence
 
 from .dataset import Question
 from .runtime.errors import AqaError
@@ -114,3 +115,13 @@ def matches(reply_answer: str | None, answer: str, choices: tuple[str, ...] | li
     if not wanted or len({c.strip() for c in choices if normalise(c) == wanted}) > 1:
         return reply_answer.strip() == answer.strip()
     return normalise(reply_answer) == wanted
+
+
+def choice_of(reply_answer: str | None, choices: Sequence[str]) -> int | None:
+    """Find the choice that an extracted answer names by its text, as an index; the first of several, None for none.
+
+    >>> choice_of("A cat.", ["a dog", "a cat"]), choice_of("a bird", ["a dog", "a cat"])
+    (1, None)
+    """
+    among = tuple(choices)
+    return next((i for i, choice in enumerate(among) if matches(reply_answer, choice, among)), None)

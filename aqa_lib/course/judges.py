@@ -4,7 +4,7 @@
 returns one sentence that says where the answer errs, or None if it is right; it knows the mistakes readers make.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .. import prompt, reward
@@ -51,6 +51,16 @@ def numbers(answer: object) -> list[float]:
 def near(value: float, wanted: float, by: float = 0.01) -> bool:
     """Tell whether a number is another, up to `by`."""
     return abs(value - wanted) <= by
+
+
+def counted(answer: object, truth: int, n: int, others: Mapping[int, str], otherwise: str) -> str | None:
+    """Judge a count out of n. others: what to say of other counts; otherwise: of any that is not among them."""
+    (count,) = numbers(answer)
+    if count == truth:
+        return None
+    if near(count, truth / n, 0.005):
+        return "That is the share; give the count."
+    return others.get(count, otherwise)  # type: ignore[call-overload]
 
 
 def tried(result: object) -> object:

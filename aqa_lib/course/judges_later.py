@@ -12,7 +12,7 @@ from ..results import causes, mmau
 from ..results import real as real_results
 from ..results.report import Table
 from . import inspection
-from .judges import EXERCISES, exercise, near, numbers, tried
+from .judges import EXERCISES, counted, exercise, near, numbers, tried
 
 __all__ = ["EXERCISES"]
 
@@ -62,17 +62,13 @@ def dft_pulls(pulls) -> str | None:
     right="A perfect ear would contradict about one training label in six.",
 )
 def heard(count, train: Sequence[Question]) -> str | None:
-    (count,) = numbers(count)
     truth = sum(question.meta.get("heard") == question.answer for question in train)
-    if count == truth:
-        return None
-    if near(count, truth / len(train), 0.005):
-        return "That is the share; give the count."
-    if count == len(train) - truth:
-        return "Those are the labels that cannot be heard."
-    if count == sum(question.meta.get("question_relation") == "Sound" for question in train):
-        return "Those are the questions marked Sound; some labels of the others can be heard as well."
-    return "Count the questions whose answer is what sounds in the clip."
+    marked = sum(question.meta.get("question_relation") == "Sound" for question in train)
+    others = {
+        marked: "Those are the questions marked Sound; some labels of the others can be heard as well.",
+        len(train) - truth: "Those are the labels that cannot be heard.",
+    }
+    return counted(count, truth, len(train), others, "Count the questions whose answer is what sounds in the clip.")
 
 
 # -- 05, MMAU evaluation ---------------------------------------------------------------------------------------------
@@ -282,15 +278,10 @@ def projector(W, states, words) -> str | None:
     right="What the probe names is there to be said: so much is left for rewards, or for a longer alignment.",
 )
 def unsaid(count, report: Mapping) -> str | None:
-    (count,) = numbers(count)
     row = report["facts"]["sound"]
-    if count == row["heard"] - row["after"]:
-        return None
-    if count == row["n"] - row["after"]:
-        return "Those are all that the model does not name; the probe does not name all of them either."
-    if near(count, (row["heard"] - row["after"]) / row["n"], 0.005):
-        return "That is the share; give the count."
-    return "Subtract what the model says after the alignment from what the probe hears."
+    all_of_them = "Those are all that the model does not name; the probe does not name all of them either."
+    otherwise = "Subtract what the model says after the alignment from what the probe hears."
+    return counted(count, row["heard"] - row["after"], row["n"], {row["n"] - row["after"]: all_of_them}, otherwise)
 
 
 @exercise(

@@ -132,15 +132,20 @@ def run(trial: Trial, folder: Path) -> dict:
 
 def verdicts(policy, processor, asked: Sequence[Question], style: int) -> str:
     """Ask questions greedily; return one character a question, "1" where the answer is right."""
-    rows = _ask(policy, processor, asked, style)
+    return signs(ask(policy, processor, asked, style))
+
+
+def signs(rows: Sequence[dict]) -> str:
+    """Write rows of `evaluation.predict` as one character each, "1" where the answer is right."""
     return "".join("01"[bool(row["correct"])] for row in rows)
 
 
-def _ask(policy, processor, asked: Sequence[Question], style: int) -> list[dict]:
-    longest = scale.get().max_completion_length
-    return evaluation.predict(
-        policy, processor, asked, style=style, batch_size=100, max_completion_length=longest, progress=False
-    )
+def ask(
+    policy, processor, asked: Sequence[Question], style: int, batch_size: int = 100, audio: str = "heard"
+) -> list[dict]:
+    """Ask questions greedily, and return the rows of `evaluation.predict`."""
+    options = {"max_completion_length": scale.get().max_completion_length, "progress": False, "audio": audio}
+    return evaluation.predict(policy, processor, asked, style=style, batch_size=batch_size, **options)
 
 
 # -- SFT, repaired ----------------------------------------------------------------------------------------------------
@@ -158,7 +163,8 @@ def tries(policy, processor, asked: Sequence[Question], seed: int, style: int = 
     return replies
 
 
-def _right(question: Question, replies: Sequence[str]) -> list[str]:
+def right(question: Question, replies: Sequence[str]) -> list[str]:
+    """List the replies that a question's label calls right."""
     columns = {"answer": [question.answer] * len(replies), "choices": [question.choices] * len(replies)}
     paid = reward.accuracy(None, list(replies), **columns)
     return [reply for reply, pay in zip(replies, paid, strict=True) if pay == 1]
@@ -167,14 +173,14 @@ def _right(question: Question, replies: Sequence[str]) -> list[str]:
 def filtered(policy, processor, asked: Sequence[Question], seed: int) -> list[Question]:
     """Keep the questions of medium difficulty: those whose label the base says in 1 to 7 of 8 tries."""
     groups = tries(policy, processor, asked, seed)
-    return [q for q, replies in zip(asked, groups, strict=True) if 0 < len(_right(q, replies)) < GROUP]
+    return [q for q, replies in zip(asked, groups, strict=True) if 0 < len(right(q, replies)) < GROUP]
 
 
 def own_right_answers(policy, processor, asked: Sequence[Question], seed: int) -> list[Question]:
     """Give each question one of the base's own replies that its label calls right (RAFT, arXiv 2504.11343)."""
     groups = tries(policy, processor, asked, seed)
-    right = [(q, _right(q, replies)) for q, replies in zip(asked, groups, strict=True)]
-    return [replace(q, meta=q.meta | {"reply": replies[0]}) for q, replies in right if replies]
+    own = [(q, right(q, replies)) for q, replies in zip(asked, groups, strict=True)]
+    return [replace(q, meta=q.meta | {"reply": replies[0]}) for q, replies in own if replies]
 
 
 # -- the mechanism ----------------------------------------------------------------------------------------------------
@@ -188,7 +194,7 @@ def aftermath(policy, processor, asked: recipes.Questions, style: int, n: int = 
     captions of test clips have become less likely.
     """
     wrong = [question for question in asked.train if "right" in question.meta][:n]
-    rows = _ask(policy, processor, wrong, style)
+    rows = ask(policy, processor, wrong, style)
     said = [(row["prediction"], question) for row, question in zip(rows, wrong, strict=True)]
     base, _ = recipes.policy()
     policy.eval()

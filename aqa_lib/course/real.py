@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
-from .. import dataset, evaluation, model, prompt, scale
+from .. import dataset, model, scale
 from ..assembly import align, facts
 from ..assembly.probe import StatesCache
 from ..dataset import Question
 from ..grpo import GRPOConfig, GRPOTrainer
+from ..results import causes
 from ..results import real as results
 from ..results.scoring import Rate
 from ..runtime import files, locks
@@ -136,9 +137,9 @@ def measures(policy, processor, asked: recipes.Questions) -> dict:
     """
     policy.eval()
     rows, held_out = (ask(policy, processor, some) for some in (asked.test, asked.held_out))
-    outside = [not any(prompt.matches(row["prediction"], choice) for choice in row["choices"]) for row in rows]
+    outside = [not causes.is_choice(row) for row in rows]
     return {
-        "last": "".join("01"[bool(row["correct"])] for row in rows),
+        "last": lab.signs(rows),
         "asked": [question.task for question in asked.test],
         "tasks": by_task(rows),
         "outside": Rate(sum(outside), len(rows)).to_dict(),
@@ -155,7 +156,7 @@ def baselines(policy, processor, asked: recipes.Questions, material: Material) -
     """
     silent = by_task(ask(policy, processor, asked.test, "silent"))
     tries = lab.tries(policy, processor, asked.test, 0, STYLE)
-    some = [bool(lab._right(question, replies)) for question, replies in zip(asked.test, tries, strict=True)]
+    some = [bool(lab.right(question, replies)) for question, replies in zip(asked.test, tries, strict=True)]
     rows = [{"task": q.task, "correct": right} for q, right in zip(asked.test, some, strict=True)]
     cache = StatesCache(policy, 2.0)
     heard = {}
@@ -179,16 +180,13 @@ def unsaid(policy, processor, material: Material) -> dict[str, dict]:
     groups = lab.tries(policy, processor, asked, 0, STYLE)
     never: dict[str, list[bool]] = {"right": [], "wrong": []}
     for question, replies in zip(asked, groups, strict=True):
-        never["wrong" if "right" in question.meta else "right"].append(not lab._right(question, replies))
+        never["wrong" if "right" in question.meta else "right"].append(not lab.right(question, replies))
     return {label: Rate(sum(some), len(some)).to_dict() for label, some in never.items()}
 
 
 def ask(policy, processor, asked: Sequence[Question], audio: str = "heard") -> list[dict]:
-    """Ask questions greedily, and return the rows of `evaluation.predict`."""
-    here = scale.get()
-    size, longest = here.grpo["per_device_eval_batch_size"], here.max_completion_length
-    options = {"style": STYLE, "batch_size": size, "max_completion_length": longest, "progress": False, "audio": audio}
-    return evaluation.predict(policy, processor, asked, **options)
+    """Ask questions greedily in this study's prompt; see `lab.ask`."""
+    return lab.ask(policy, processor, asked, STYLE, scale.get().grpo["per_device_eval_batch_size"], audio)
 
 
 def by_task(rows: Sequence[dict]) -> dict[str, dict]:

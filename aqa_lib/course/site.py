@@ -255,10 +255,16 @@ def _replies(run: Predictions, questions: Sequence[Question]) -> list[dict]:
     replies = []
     for question in questions:
         row = by_id[question.id]
-        said = [choice for choice in row["choices"] if prompt.matches(row["prediction"], choice, row["choices"])]
+        said = prompt.choice_of(row["prediction"], row["choices"])
         cause = guesses.get(question.id, "")
-        replies.append({"reply": row["model_output"] or "", "kind": causes.kind(row), "choice": said[0] if said else "",
-                        "cause": cause if cause in ("unreadable form", "outside the choices") else ""})  # fmt: skip
+        replies.append(
+            {
+                "reply": row["model_output"] or "",
+                "kind": causes.kind(row),
+                "choice": "" if said is None else row["choices"][said],
+                "cause": cause if cause in ("unreadable form", "outside the choices") else "",
+            }
+        )
     return replies
 
 

@@ -50,7 +50,7 @@ def kind(row: Mapping, rule: str = "official") -> str:
 
 def is_choice(row: Mapping) -> bool:
     """Return whether what was read from a reply is one of the choices."""
-    return any(prompt.matches(row["prediction"], choice, row["choices"]) for choice in row["choices"])
+    return prompt.choice_of(row["prediction"], row["choices"]) is not None
 
 
 def tags_path(path: str | Path) -> Path:

@@ -10,6 +10,7 @@ import re
 from .. import scale
 from . import dose, methods, real, stats
 from .comparison import interval
+from .scoring import Rate
 
 RESULTS = scale.ROOT / "data" / "results"
 TASKS = ("sound", "music", "speech")
@@ -81,9 +82,7 @@ def pulls() -> str:
     for kind in ("right", "wrong"):
         row = made[kind]
         norms = " | ".join(f"{middle:.2f} ({low:.2f} to {high:.2f})" for low, middle, high in (row["sft"], row["grpo"]))
-        shares = (row["silent"] / row["n"], *stats.wilson(row["silent"], row["n"]))
-        silent = interval([100 * share for share in shares])
-        lines.append(f"| {kind} | {norms} | {silent} |")
+        lines.append(f"| {kind} | {norms} | {Rate(row['silent'], row['n'])} |")
     return "\n".join(lines)
 
 

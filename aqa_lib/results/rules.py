@@ -30,7 +30,7 @@ def choice(prediction: str, answer: str, choices: Sequence[str]) -> bool:
 
 def named(prediction: str, choices: Sequence[str]) -> int | None:
     """Find the choice that a prediction names; None where it names none, or one by letter and another by text."""
-    by_text = next((i for i, one in enumerate(choices) if prompt.matches(prediction, one, tuple(choices))), None)
+    by_text = prompt.choice_of(prediction, choices)
     if by_text is not None:
         return by_text
     among = forms.Choices(tuple(choices))
@@ -53,7 +53,7 @@ def letter(prediction: str, answer: str, choices: Sequence[str]) -> bool:
     >>> [letter(one, "a cat", ["a dog", "a cat"]) for one in said]
     [True, True, True, True, False, False]
     """
-    by_text = next((i for i, one in enumerate(choices) if prompt.matches(prediction, one, tuple(choices))), None)
+    by_text = prompt.choice_of(prediction, choices)
     text = prediction.strip().replace("\n", "")
     marks = [text[:1], text[-2:-1]]
     index = next((LETTERS.index(mark) for mark in marks if mark and mark in LETTERS), None)

@@ -129,10 +129,7 @@ def score(run: Predictions | Sequence[dict]) -> Report:
     answered = [row for row in rows if row["answer"]]
     if len(answered) < len(rows):
         notes.append(f"{len(rows) - len(answered)} of {len(rows)} answers are withheld; they are not scored.")
-    outside = [
-        row["prediction"] and not any(prompt.matches(row["prediction"], c, row["choices"]) for c in row["choices"])
-        for row in replies
-    ]
+    outside = [row["prediction"] and prompt.choice_of(row["prediction"], row["choices"]) is None for row in replies]
     formed = reward.form_of(run.settings.get("style"))
     tagged = formed([None] * len(replies), [row["model_output"] for row in replies])
     totals, by = dict.fromkeys(RULES), {}

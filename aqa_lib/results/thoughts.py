@@ -65,9 +65,10 @@ def relation(reply: str | None, choices: Sequence[str]) -> str | None:
     'among'
     """
     said, answer = thought(reply), prompt.extract_answer(reply or "")
-    given = next((choice for choice in choices if prompt.matches(answer, choice, choices)), None)
-    if not said or given is None:
+    place = prompt.choice_of(answer, choices)
+    if not said or place is None:
         return None
+    given = choices[place]
     inside = named(said, choices)
     if given in inside:
         return "alone" if len(inside) == 1 else "among"

@@ -95,7 +95,7 @@ def test_the_base_is_at_no_distance_from_itself_and_what_it_says_of_wrong_labels
         right, label = [q.meta["right"] for q in wrong], [q.answer for q in wrong]
         return [{"prediction": text} for text in (*right[:5], *label[5:8], *["I hear a sound."] * 4)]
 
-    monkeypatch.setattr(lab, "_ask", said)
+    monkeypatch.setattr(lab, "ask", said)
     base, processor = recipes.policy()
     left = lab.aftermath(base, processor, lab.questions(replace(TRIALS[0], wrong=0.5)), style=2)
     counts = {"wrong_asked": 12, "wrong_repeated": 3, "wrong_righted": 5}
